@@ -1,0 +1,249 @@
+"""The contract of a right-hand side dy/dt = f(t, y, theta), and the one place that wraps users' forms."""
+import inspect
+
+import numpy as np
+from numba import njit
+
+from refnode.errors import InvalidInputError, InvalidTypeError, MissingDerivativeError
+from refnode.host_device import RHS, RHS_JVP, RHS_VJP, FunctionPointer, is_compiled
+
+JVP_HINT = ("write it by hand and pass {which}=, or let SymPy derive it: "
+            'VectorField.from_expressions(["theta[0]*y[0]", ...]) (optional extra `symbolic`)')
+
+
+class VectorField:
+    """A right-hand side with its hand-written derivatives.
+
+    Every function is accepted in three forms and kept in the first, the kernel contract:
+
+    ======== ===================================================================== =====================
+    kernel   ``f(t, y, theta, tape, dy)``                                          overwrites ``dy``
+             ``jvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_tan)``           overwrites ``dy_tan``
+             ``vjp(t, y, theta, tape, dy_bar, t_bar, y_bar, theta_bar)``           adds to the bars
+    short    the same without ``tape``
+    SciPy    ``f(t, y, theta) -> dy``,
+             ``jvp(t, y, theta, t_tan, y_tan, theta_tan) -> dy_tan``,
+             ``vjp(t, y, theta, dy_bar) -> (t_bar, y_bar, theta_bar)``
+    ======== ===================================================================== =====================
+
+    Shapes: ``y, dy`` (n,), ``theta`` (p,), ``t_bar`` (1,), ``tape`` (tape_size,). Functions compiled by
+    ``numba.njit`` run inside compiled drivers; plain Python functions run in the same drivers, un-jitted.
+
+    Parameters
+    ----------
+    f, jvp, vjp : callable
+        The right-hand side, its tangent and its cotangent.
+    name : str, optional
+    n, p : int, optional
+        Number of states and parameters, where the field fixes them.
+    tape_size : int
+        Length of the scratch in which ``f`` leaves what ``vjp`` needs.
+    tape_header : array_like
+        Constants that stand at the beginning of every tape.
+    state_names, parameter_names : sequence of str, optional
+        Names for reports.
+    numpy_form : callable, optional
+        ``fun(t, y, theta) -> dy`` valid for complex arrays, for the complex-step check, where ``f``
+        itself is not.
+
+    Raises
+    ------
+    InvalidTypeError
+        If a function is not callable.
+    InvalidInputError
+        If a function has a number of arguments that fits none of the forms.
+    """
+
+    def __init__(self, f, jvp=None, vjp=None, *, name=None, n=None, p=None, tape_size=0, tape_header=(),
+                 state_names=None, parameter_names=None, numpy_form=None):
+        self.user_f = f
+        self.f = _kernel_form(f, "f", _F_FORMS)
+        self.jvp = None if jvp is None else _kernel_form(jvp, "jvp", _JVP_FORMS)
+        self.vjp = None if vjp is None else _kernel_form(vjp, "vjp", _VJP_FORMS)
+        self.name = name or getattr(f, "__name__", "field")
+        self.n, self.p = n, p
+        self.tape_size = int(tape_size)
+        self.tape_header = np.ascontiguousarray(tape_header, dtype=np.float64)
+        self.state_names, self.parameter_names = state_names, parameter_names
+        self.numpy_form = numpy_form
+        self.compiled = all(is_compiled(g) for g in (self.f, self.jvp, self.vjp) if g is not None)
+        self.checked_sizes = set()       # (n, p) for which check_first_call has passed
+        self.pace = {}                   # steps a compiled solver may take between looks for Ctrl-C
+        self.specialized = {}            # solvers compiled for this field alone
+        self._pointers = {}
+
+    def __repr__(self):
+        return f"<VectorField {self.name}>"
+
+    @classmethod
+    def from_expressions(cls, expressions, *, n=None, p=None, name=None, show=True):
+        """A field whose three functions SymPy derives from strings; see `fields.symbolic`.
+
+        Prints the derived source unless ``show`` is false; it stays in ``field.source``.
+        """
+        from refnode.fields.symbolic import from_expressions
+        field = from_expressions(expressions, n=n, p=p, name=name)
+        if show:
+            print(field.source)
+        return field
+
+    def require(self, *derivatives):
+        """Raise MissingDerivativeError unless the field has each of ``"jvp"``, ``"vjp"`` asked for."""
+        for which in derivatives:
+            if getattr(self, which) is None:
+                raise MissingDerivativeError(
+                    f"field {self.name!r} has no {which}, which this computation needs; "
+                    + JVP_HINT.format(which=which))
+
+    def functions(self, *which):
+        """The functions named (``"f"``, ``"jvp"``, ``"vjp"``) as a driver takes them.
+
+        Addresses of compiled functions, or the plain Python functions of an un-jitted field.
+        """
+        if not self.compiled:
+            return [getattr(self, name) for name in which]
+        return [self._pointer(name) for name in which]
+
+    def _pointer(self, name):
+        if name not in self._pointers:
+            signature = {"f": RHS, "jvp": RHS_JVP, "vjp": RHS_VJP}[name]
+            self._pointers[name] = FunctionPointer(getattr(self, name), signature)
+        return self._pointers[name]
+
+    def new_tape(self, rows, dtype=np.float64):
+        """Scratch for ``rows`` evaluations, shape (rows, tape_size), with the header in place."""
+        tape = np.empty((rows, self.tape_size), dtype=dtype)
+        tape[:, :self.tape_header.size] = self.tape_header
+        return tape
+
+    def __call__(self, t, y, theta):
+        """dy/dt at one point, shape (n,): for reading and plotting, not for inner loops."""
+        y = np.ascontiguousarray(y, dtype=np.float64)
+        dy = np.empty_like(y)
+        self.f(float(t), y, np.ascontiguousarray(theta, dtype=np.float64), self.new_tape(1)[0], dy)
+        return dy
+
+    def complex_form(self):
+        """The field in the kernel form, valid for complex arrays."""
+        return self.f if self.numpy_form is None else _from_returning(self.numpy_form)
+
+    def check_first_call(self, t, y, theta):
+        """Call the user's function once with guards; what it does wrong is raised here, not found later.
+
+        Raises
+        ------
+        InvalidInputError
+            If it returns or writes a wrong shape, returns None, or changes ``y`` or ``theta``.
+        """
+        sizes = (y.size, theta.size)
+        if sizes in self.checked_sizes or self._is_shipped():
+            return
+        y_copy, theta_copy = y.copy(), theta.copy()
+        _FIRST_CALL[_argument_count(self.user_f)](self, t, y_copy, theta_copy)
+        if not np.array_equal(y_copy, y, equal_nan=True) or not np.array_equal(
+                theta_copy, theta, equal_nan=True):
+            raise InvalidInputError("fun changed y or theta in place; they are inputs, write to dy only")
+        self.checked_sizes.add(sizes)
+
+    def _is_shipped(self):
+        return getattr(self.user_f, "__module__", "").startswith("refnode.")
+
+
+# --- the first call -------------------------------------------------------------------------------
+
+def _check_returned(field, t, y, theta):
+    dy = field.user_f(t, y, theta)
+    if dy is None:
+        raise InvalidInputError("fun returned None (forgot return?)")
+    if np.shape(dy) != y.shape:
+        raise InvalidInputError(f"fun returned shape {np.shape(dy)}, expected {y.shape}")
+    if np.iscomplexobj(dy):
+        raise InvalidInputError("fun returned complex values; stack real and imaginary parts into y")
+
+
+def _check_written(field, t, y, theta):
+    """The in-place forms, compiled with bounds checks: Numba otherwise lets a stray index write anywhere."""
+    function = field.user_f
+    if is_compiled(function):
+        function = njit(boundscheck=True)(function.py_func)
+    dy = np.empty_like(y)
+    arguments = (t, y, theta, dy) if _argument_count(function) == 4 else (
+        t, y, theta, field.new_tape(1)[0], dy)
+    try:
+        returned = function(*arguments)
+    except IndexError as error:
+        raise InvalidInputError(
+            f"fun uses an index outside y {y.shape}, theta {theta.shape} or dy {dy.shape}: {error}"
+        ) from error
+    if returned is not None:
+        raise InvalidInputError(
+            "fun takes dy as its last argument, so it must write to dy and return nothing; "
+            f"it returned {type(returned).__name__}")
+
+
+_FIRST_CALL = {3: _check_returned, 4: _check_written, 5: _check_written}
+
+
+# --- from the users' forms to the kernel form -----------------------------------------------------
+
+def _argument_count(function):
+    return len(inspect.signature(getattr(function, "py_func", function)).parameters)
+
+
+def _kernel_form(function, which, forms):
+    """``function`` in the kernel form, compiled if ``function`` is."""
+    if not callable(function):
+        raise InvalidTypeError(f"{which} must be callable, found {type(function).__name__}")
+    count = _argument_count(function)
+    if count not in forms:
+        raise InvalidInputError(f"{which} must take one of {sorted(forms)} arguments "
+                                f"(see VectorField), found {count}")
+    wrap = forms[count]
+    if wrap is None:
+        return function
+    wrapped = wrap(function)
+    return njit(error_model="numpy")(wrapped) if is_compiled(function) else wrapped
+
+
+def _from_short(rhs):
+    def f(t, y, theta, tape, dy):
+        rhs(t, y, theta, dy)
+    return f
+
+
+def _from_returning(fun):
+    def f(t, y, theta, tape, dy):
+        dy[:] = fun(t, y, theta)
+    return f
+
+
+def _jvp_from_short(rhs_jvp):
+    def f_jvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_tan):
+        rhs_jvp(t, y, theta, t_tan, y_tan, theta_tan, dy_tan)
+    return f_jvp
+
+
+def _jvp_from_returning(fun_jvp):
+    def f_jvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_tan):
+        dy_tan[:] = fun_jvp(t, y, theta, t_tan, y_tan, theta_tan)
+    return f_jvp
+
+
+def _vjp_from_short(rhs_vjp):
+    def f_vjp(t, y, theta, tape, dy_bar, t_bar, y_bar, theta_bar):
+        rhs_vjp(t, y, theta, dy_bar, t_bar, y_bar, theta_bar)
+    return f_vjp
+
+
+def _vjp_from_returning(fun_vjp):
+    def f_vjp(t, y, theta, tape, dy_bar, t_bar, y_bar, theta_bar):
+        t_part, y_part, theta_part = fun_vjp(t, y, theta, dy_bar)
+        t_bar[0] += t_part
+        y_bar[:] += y_part
+        theta_bar[:] += theta_part
+    return f_vjp
+
+
+_F_FORMS = {3: _from_returning, 4: _from_short, 5: None}
+_JVP_FORMS = {6: _jvp_from_returning, 7: _jvp_from_short, 8: None}
+_VJP_FORMS = {4: _vjp_from_returning, 7: _vjp_from_short, 8: None}

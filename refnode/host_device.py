@@ -1,0 +1,254 @@
+"""Numba options, signatures and the disk cache: everything about compilation lives here.
+
+Three kinds of function make up the package:
+
+``@host_device``   a formula. Compiled without a signature, so a CPU driver and a CUDA kernel can both
+                   call it. It allocates nothing (Numba's runtime is switched off, which makes an
+                   allocation a compile error and a reference count free) and raises nothing.
+``@higher_order``  a formula that is handed other functions. The same, but not cached by itself: Numba
+                   cannot cache a function whose argument is a dispatcher.
+``@driver(...)``   the loop around formulas. Compiled on first use, for one explicit signature in which
+                   functions are addresses, and cached on disk.
+
+`python_form` gives the un-jitted twin of any of them, in which right-hand sides may be plain Python.
+"""
+import functools
+import hashlib
+import os
+import pathlib
+import shutil
+import types as python_types
+import warnings
+
+import numba
+from numba import njit, types
+from numba.core import caching, cgutils, config
+from numba.core.errors import NumbaExperimentalFeatureWarning
+from numba.core.datamodel import registry
+from numba.experimental import function_type
+from numba.extending import NativeValue, unbox
+
+from refnode.errors import CacheWarning
+
+OPTIONS = {"error_model": "numpy", "_nrt": False}
+
+REAL = types.float64
+INTEGER = types.int64
+VECTOR = types.Array(types.float64, 1, "C")
+MATRIX = types.Array(types.float64, 2, "C")
+BLOCK = types.Array(types.float64, 3, "C")
+INTEGERS = types.Array(types.int64, 1, "C")
+
+
+# --- the disk cache -------------------------------------------------------------------------------
+
+def package_root():
+    return pathlib.Path(__file__).resolve().parent
+
+
+@functools.lru_cache(maxsize=1)
+def source_hash():
+    """Hash of every source file of the package.
+
+    Numba revalidates a cached caller against its own file only, so that an edited callee would be
+    served stale; keyed with this hash, any edit of the package invalidates everything.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(package_root().rglob("*.py")):
+        digest.update(path.relative_to(package_root()).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:20]
+
+
+def cache_home():
+    """Folder of all of refnode's caches: under NUMBA_CACHE_DIR if set, else the user's cache folder."""
+    base = config.CACHE_DIR or os.environ.get("XDG_CACHE_HOME") or os.path.join(
+        os.path.expanduser("~"), ".cache")
+    return pathlib.Path(base) / "refnode"
+
+
+class _PackageLocator(caching._CacheLocator):
+    """Files a function by the package's source hash, its module and its name.
+
+    The hash is part of the folder and not only of the stamp: Numba writes an index before its data,
+    so a second process could otherwise pair a fresh index with stale data.
+    """
+
+    def __init__(self, py_func, py_file):
+        place = hashlib.sha256(str(package_root()).encode()).hexdigest()[:8]
+        self._path = cache_home() / f"{source_hash()}-{place}"
+        self._lineno = py_func.__code__.co_firstlineno
+        self._py_file = py_file
+
+    def get_cache_path(self):
+        return str(self._path)
+
+    def get_source_stamp(self):
+        return source_hash()
+
+    def get_disambiguator(self):
+        return f"{pathlib.Path(self._py_file).stem}-{self._lineno}"
+
+    @classmethod
+    def from_function(cls, py_func, py_file):
+        return cls(py_func, py_file)
+
+
+class _PackageCacheImpl(caching.CompileResultCacheImpl):
+    _locator_classes = [_PackageLocator]
+
+
+class _PackageCache(caching.FunctionCache):
+    """A function cache that a corrupt file or a read-only folder cannot break: it warns and compiles."""
+
+    _impl_class = _PackageCacheImpl
+
+    def load_overload(self, sig, target_context):
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception as error:          # unpickling a damaged file can raise anything
+            _warn_about_cache("read", error)
+            return None
+
+    def save_overload(self, sig, data):
+        try:
+            super().save_overload(sig, data)
+        except Exception as error:
+            _warn_about_cache("written", error)
+
+
+def _warn_about_cache(what, error):
+    warnings.warn(
+        f"the cache of compiled functions in {cache_home()} could not be {what} "
+        f"({type(error).__name__}: {error}); compiling in memory instead, results are unaffected. "
+        "`refnode cache clear` removes it.", CacheWarning, stacklevel=2)
+
+
+def cache_info():
+    """Path, number of files and bytes of refnode's cache of compiled functions."""
+    files = [p for p in cache_home().rglob("*") if p.is_file()] if cache_home().is_dir() else []
+    return {"path": str(cache_home()), "files": len(files), "bytes": sum(p.stat().st_size for p in files)}
+
+
+def cache_clear():
+    """Remove refnode's cache of compiled functions; returns what `cache_info` said before."""
+    info = cache_info()
+    shutil.rmtree(cache_home(), ignore_errors=True)
+    return info
+
+
+# --- functions as arguments -----------------------------------------------------------------------
+
+class FunctionPointerType(types.FunctionType):
+    """Numba's first-class function type, unboxed from a `FunctionPointer` in nanoseconds.
+
+    Numba looks a dispatcher up afresh at every call, which costs 45 microseconds an argument.
+    """
+
+
+class FunctionPointer:
+    """A dispatcher compiled for one signature, with its address at hand. Keeps the dispatcher alive."""
+
+    __slots__ = ("dispatcher", "address")
+
+    def __init__(self, dispatcher, function_type_):
+        self.dispatcher = dispatcher
+        result = dispatcher.get_compile_result(function_type_.signature)
+        self.address = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
+
+
+registry.register_default(FunctionPointerType)(
+    registry.default_manager._handlers[types.FunctionType])
+
+
+@unbox(FunctionPointerType)
+def _unbox_function_pointer(typ, obj, c):
+    pointer = cgutils.create_struct_proxy(typ)(c.context, c.builder)
+    address = c.pyapi.object_getattr_string(obj, "address")
+    pointer.jit_addr = c.pyapi.long_as_voidptr(address)
+    pointer.c_addr = pointer.jit_addr
+    c.pyapi.decref(address)
+    return NativeValue(pointer._getvalue())
+
+
+RHS = FunctionPointerType(types.void(REAL, VECTOR, VECTOR, VECTOR, VECTOR))
+RHS_JVP = FunctionPointerType(types.void(REAL, VECTOR, VECTOR, REAL, VECTOR, VECTOR, VECTOR, VECTOR))
+RHS_VJP = FunctionPointerType(types.void(REAL, VECTOR, VECTOR, VECTOR, VECTOR, VECTOR, VECTOR, VECTOR))
+
+
+# --- the three decorators -------------------------------------------------------------------------
+
+def host_device(function):
+    """Compile a formula: no signature, no allocation, no exception; cached on disk."""
+    compiled = njit(**OPTIONS)(function)
+    if not config.DISABLE_JIT:
+        compiled._cache = _PackageCache(function)
+    return compiled
+
+
+def higher_order(function):
+    """Compile a formula that is handed functions; cached only inside the driver that uses it."""
+    compiled = njit(**OPTIONS)(function)
+    compiled.is_higher_order = True
+    return compiled
+
+
+class Driver:
+    """A loop around formulas, compiled for one signature when first called, and cached on disk."""
+
+    def __init__(self, function, signature):
+        functools.update_wrapper(self, function)
+        self.py_func = function
+        self.signature = signature
+        self.is_higher_order = True
+        self._entry = None
+
+    def __call__(self, *args):
+        if self._entry is None:
+            self._entry = self.py_func if config.DISABLE_JIT else self.compile(_PackageCache(self.py_func))
+        return self._entry(*args)
+
+    def compile(self, cache=None):
+        """The compiled entry point. It trusts its arguments to have the types of the signature."""
+        dispatcher = njit(**OPTIONS)(self.py_func)
+        if cache is not None:
+            dispatcher._cache = cache
+        with warnings.catch_warnings():         # functions as arguments are "experimental" to Numba
+            warnings.simplefilter("ignore", NumbaExperimentalFeatureWarning)
+            dispatcher.compile(self.signature)
+        (self.result,) = dispatcher.overloads.values()
+        return self.result.entry_point
+
+    def specialized(self):
+        """A driver whose functions are dispatchers, compiled into it instead of called by address."""
+        return njit(**OPTIONS)(self.py_func)
+
+
+def driver(*signature):
+    """Decorator: a `Driver` with the given argument types. Drivers return an integer status."""
+    return lambda function: Driver(function, INTEGER(*signature))
+
+
+# --- the un-jitted twin ---------------------------------------------------------------------------
+
+@functools.lru_cache(maxsize=None)
+def python_form(function):
+    """The un-jitted twin of a driver or higher-order body, whose functions may be plain Python.
+
+    Bodies that are handed functions are un-jitted all the way down; plain formulas stay compiled,
+    and compile themselves for complex arrays when given them, which is how the complex-step check
+    runs the very program it checks.
+    """
+    if not getattr(function, "is_higher_order", False):
+        return function
+    body = getattr(function, "py_func", function)
+    twin_globals = dict(body.__globals__)
+    for name in body.__code__.co_names:
+        if getattr(twin_globals.get(name), "is_higher_order", False):
+            twin_globals[name] = python_form(twin_globals[name])
+    twin = python_types.FunctionType(body.__code__, twin_globals, body.__name__, body.__defaults__)
+    return functools.update_wrapper(twin, body)
+
+
+def is_compiled(function):
+    """Whether a right-hand side is a Numba dispatcher (else it is plain Python)."""
+    return isinstance(function, numba.core.dispatcher.Dispatcher)

@@ -1,0 +1,155 @@
+"""Losses of a solution: of y at the observation times, of y at the end, and of the whole path.
+
+A loss is a triple, like everything that is differentiated:
+
+    ``value(ts, ys, y1) -> float``                       ys : (n, K), y1 : (n,)
+    ``jvp(ts, ys, y1, ys_tan, y1_tan) -> float``
+    ``vjp(ts, ys, y1) -> ys_bar (n, K), y1_bar (n,)``
+
+Losses add: ``sum_of_squares(data) + terminal(phi, phi_grad) + running_cost(g, g_jvp, g_vjp)``. A running
+cost has no value of its own here: the solver integrates it as one more state.
+"""
+import dataclasses
+
+import numpy as np
+
+from refnode.errors import InvalidInputError, InvalidTypeError
+
+
+class Loss:
+    """Base of every loss: zero until a subclass says otherwise, and closed under ``+``."""
+
+    running = None
+
+    def value(self, ts, ys, y1):
+        return 0.0
+
+    def vjp(self, ts, ys, y1):
+        return np.zeros_like(ys), np.zeros_like(y1)
+
+    def jvp(self, ts, ys, y1, ys_tan, y1_tan):
+        """Tangent of the value, from the cotangents: L' = <ys_bar, ys_tan> + <y1_bar, y1_tan>."""
+        ys_bar, y1_bar = self.vjp(ts, ys, y1)
+        return float(np.sum(ys_bar * ys_tan) + np.dot(y1_bar, y1_tan))
+
+    def __add__(self, other):
+        if not isinstance(other, Loss):
+            raise InvalidTypeError(f"a loss adds to a loss, found {type(other).__name__}")
+        return Sum(self, other)
+
+
+class Sum(Loss):
+    """L = L_1 + L_2."""
+
+    def __init__(self, first, second):
+        if first.running is not None and second.running is not None:
+            raise InvalidInputError("a loss holds at most one running cost; add them inside g")
+        self.first, self.second = first, second
+        self.running = first.running or second.running
+
+    def value(self, ts, ys, y1):
+        return self.first.value(ts, ys, y1) + self.second.value(ts, ys, y1)
+
+    def vjp(self, ts, ys, y1):
+        first, second = self.first.vjp(ts, ys, y1), self.second.vjp(ts, ys, y1)
+        return first[0] + second[0], first[1] + second[1]
+
+
+class SumOfSquares(Loss):
+    """L = w sum_ik (y_i(t_k) - data_ik)^2, with w = 1, or 1/(nK) for the mean."""
+
+    def __init__(self, data=None, mean=False):
+        self.data = None if data is None else np.array(data, dtype=np.float64)
+        self.mean = mean
+
+    def _residual(self, ys):
+        if self.data is None:
+            return ys
+        if self.data.shape != ys.shape:
+            raise InvalidInputError(f"data must have the shape of ys, {ys.shape}, found {self.data.shape}")
+        return ys - self.data
+
+    def _weight(self, ys):
+        return 1.0 / max(ys.size, 1) if self.mean else 1.0
+
+    def value(self, ts, ys, y1):
+        residual = self._residual(ys)
+        return self._weight(ys) * np.sum(residual * residual)
+
+    def vjp(self, ts, ys, y1):
+        return 2.0 * self._weight(ys) * self._residual(ys), np.zeros_like(y1)
+
+
+class Linear(Loss):
+    """L = sum_ik w_ik y_i(t_k)."""
+
+    def __init__(self, weights):
+        self.weights = np.array(weights, dtype=np.float64)
+
+    def _weights_for(self, ys):
+        if self.weights.shape != ys.shape:
+            raise InvalidInputError(
+                f"weights must have the shape of ys, {ys.shape}, found {self.weights.shape}")
+        return self.weights
+
+    def value(self, ts, ys, y1):
+        return np.sum(self._weights_for(ys) * ys)
+
+    def vjp(self, ts, ys, y1):
+        return self._weights_for(ys).copy(), np.zeros_like(y1)
+
+
+class Terminal(Loss):
+    """L = phi(y(t1)), with the user's phi and its gradient."""
+
+    def __init__(self, phi, phi_grad):
+        self.phi, self.phi_grad = phi, phi_grad
+
+    def value(self, ts, ys, y1):
+        return self.phi(y1)
+
+    def vjp(self, ts, ys, y1):
+        return np.zeros_like(ys), np.asarray(self.phi_grad(y1), dtype=np.float64)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunningCost(Loss):
+    """L = integral of g(t, y, theta) over [t0, t1]; see `running_cost`."""
+
+    g: object
+    g_jvp: object
+    g_vjp: object
+
+    @property
+    def running(self):
+        return self
+
+
+def sum_of_squares(data=None):
+    """L = sum over states and observation times of (y_i(t_k) - data_ik)^2; data (n, K), default 0."""
+    return SumOfSquares(data)
+
+
+def mean_of_squares(data=None):
+    """`sum_of_squares` divided by the number of its terms."""
+    return SumOfSquares(data, mean=True)
+
+
+def linear(weights):
+    """L = sum of weights_ik y_i(t_k); weights (n, K). Its cotangent is ``weights`` itself."""
+    return Linear(weights)
+
+
+def terminal(phi, phi_grad):
+    """L = phi(y(t1)); ``phi(y1) -> float``, ``phi_grad(y1) -> (n,)``."""
+    return Terminal(phi, phi_grad)
+
+
+def running_cost(g, g_jvp=None, g_vjp=None):
+    """L = integral of g over [t0, t1], integrated as one more state under the solver's error control.
+
+    ``g(t, y, theta) -> float``; ``g_jvp(t, y, theta, t_tan, y_tan, theta_tan) -> float``;
+    ``g_vjp(t, y, theta, g_bar, t_bar, y_bar, theta_bar)`` adds g_bar times the derivatives of g to
+    ``t_bar`` (1,), ``y_bar`` (n,), ``theta_bar`` (p,). All compiled by njit, or all plain Python.
+    """
+    return RunningCost(g, g_jvp, g_vjp)

@@ -1,0 +1,122 @@
+"""The continuous adjoint: lambda and the parameter gradient, integrated backwards between observations."""
+import warnings
+
+import numpy as np
+from numba import types
+
+from refnode.errors import GradientWarning
+from refnode.host_device import BLOCK, INTEGER, MATRIX, RHS, RHS_VJP, VECTOR, driver
+from refnode.sensitivity.equations import Backsolve, Interpolated
+from refnode.sensitivity.forward_solve import require_finished
+from refnode.sensitivity.jumps import observation_jump
+from refnode.solve.initial_value import flow_tolerances
+from refnode.solve.integrate import EVALUATIONS, INTEGRATE_TYPES, REJECTED, STEPS, H, integrate
+from refnode.solve.run import Trajectory, entry_point, leading_functions
+
+PATH_TYPES = types.Tuple((MATRIX, VECTOR, MATRIX, MATRIX, BLOCK))                   # P, times, y, k, k_extra
+SCRATCH_TYPES = types.Tuple((VECTOR, VECTOR, VECTOR, VECTOR))                       # w, y_now, slope, t_rate
+
+DRIFT_WARNING = 1e3        # reconstruction error of y0, in units of its error weight, worth a warning
+
+
+@driver(RHS, RHS_VJP, VECTOR, INTEGER, INTEGRATE_TYPES)
+def integrate_backsolve(f, f_vjp, t_rate, n, arguments):
+    """Integrate (y, lam, grad); see `refnode.solve.integrate.integrate`."""
+    return integrate(Backsolve(f, f_vjp, t_rate, n), *arguments)
+
+
+@driver(RHS, RHS_VJP, PATH_TYPES, SCRATCH_TYPES, INTEGRATE_TYPES)
+def integrate_interpolated(f, f_vjp, path, scratch, arguments):
+    """Integrate (lam, grad) along a stored path; see `refnode.solve.integrate.integrate`."""
+    P, times, y, k, k_extra = path
+    w, y_now, slope, t_rate = scratch
+    return integrate(Interpolated(f, f_vjp, P, times, y, k, k_extra, w, y_now, slope, t_rate), *arguments)
+
+
+class ReverseSweep:
+    """The backward integration of a continuous adjoint, from one observation to the one before.
+
+    ``head`` is what stands before (lam, grad) in the state: y for backsolve, nothing otherwise.
+    """
+
+    def __init__(self, problem, options, extra, forward, seeds, driver_, leading, head):
+        self.problem, self.forward, self.seeds = problem, forward, seeds
+        field, specialize = forward.field, options.specialize
+        self.options = options.replace(first_step=None, tstops=False)
+        self.entry = entry_point(driver_, field, specialize)
+        self.leading = (*leading_functions(field, specialize, "f", "vjp"), *leading)
+        n, p, start = forward.n, forward.theta.size, head.size
+        self.lam = slice(start, start + n)
+        self.state = np.concatenate([head, seeds.y1_bar, np.zeros(p)])
+        self.blocks = np.array(([0] if start else []) + [start, start + n, start + n + p])
+        rtol, atol = flow_tolerances(options, problem, problem.flow_y0)
+        own_rtol = extra.get("adjoint_rtol") or float(np.min(options.rtol))
+        own_atol = (extra.get("adjoint_atol") or float(np.min(options.atol))) * seeds.scale
+        self.rtol = np.concatenate([rtol[:start], np.full(n + p, own_rtol)])
+        self.atol = np.concatenate([atol[:start], np.full(n + p, own_atol)])
+        self.t, self.h = problem.t1, None
+        self.stats = {"nfev_reverse": 0, "n_steps_reverse": 0, "n_rejected_reverse": 0}
+
+    def run(self):
+        """From t1 to t0, with the jump of lambda at every observation; returns the state at t0."""
+        for t, y_bar in zip(self.problem.ts[::-1], self.seeds.ys_bar[::-1]):
+            self._go_to(t)
+            observation_jump(self.state[self.lam], y_bar)
+        self._go_to(self.problem.t0)
+        return self.state
+
+    def _go_to(self, t):
+        if t == self.t:
+            return
+        trajectory = Trajectory(
+            self.options, self.forward.field, self.state, self.forward.theta, self.t, t, np.empty(0),
+            keep=False, rtol=self.rtol, atol=self.atol, blocks=self.blocks,
+            grid=reversed_grid(self.forward.grid, self.t, t), first_step=self.h)
+        status = trajectory.run(self.entry, self.leading)
+        require_finished(trajectory, status, "the adjoint solve")
+        self.state, self.t, self.h = trajectory.y1.copy(), t, float(trajectory.clock[H])
+        for name, count in zip(self.stats, trajectory.counts[[EVALUATIONS, STEPS, REJECTED]]):
+            self.stats[name] += int(count)
+
+
+def reversed_grid(grid, start, end):
+    """The times of a given forward grid from ``start`` back to ``end``; empty if steps are free."""
+    if grid.size == 0:
+        return grid
+    inside = (grid - end) * np.sign(start - end) > 0
+    inside &= (start - grid) * np.sign(start - end) > 0
+    return np.concatenate([[start], grid[inside][::-1], [end]])
+
+
+def backsolve_cotangents(problem, options, extra, forward, seeds):
+    """y, lambda and the gradient integrated back together (Chen et al. 2018): no memory, but y drifts."""
+    head = forward.y1.copy()
+    sweep = ReverseSweep(problem, options, extra, forward, seeds, integrate_backsolve,
+                         (np.zeros(1), forward.n), head)
+    state = sweep.run()
+    _report_drift(sweep, problem.flow_y0, state[:forward.n])
+    return state[sweep.lam], state[2 * forward.n:], sweep.stats
+
+
+def _report_drift(sweep, y0, reconstructed):
+    """How far from y0 the backward solve came out, in units of the error weight of y0."""
+    n = y0.size
+    weight = sweep.atol[:n] + sweep.rtol[:n] * np.abs(y0)
+    drift = float(np.max(np.abs(reconstructed - y0) / weight, initial=0.0))
+    sweep.stats["y0_drift"] = drift
+    if drift > DRIFT_WARNING:
+        warnings.warn(
+            f"backsolve reconstructed y(t0) with an error of {drift:.3g} times its tolerance: the gradient "
+            "is unreliable; use 'discrete' or 'interpolating'", GradientWarning, stacklevel=5)
+
+
+def interpolating_cotangents(problem, options, extra, forward, seeds):
+    """lambda and the gradient along the stored dense output of y (CVODES)."""
+    times, y, k, k_extra, _ = forward.stored()
+    n = forward.n
+    path = (forward.options.tableau.P, times, y, k, k_extra)
+    scratch = (np.empty_like(forward.w), np.empty(n), np.empty(n), np.zeros(1))
+    sweep = ReverseSweep(problem, options, extra, forward, seeds, integrate_interpolated,
+                         (path, scratch), np.empty(0))
+    state = sweep.run()
+    return state[sweep.lam], state[n:], sweep.stats

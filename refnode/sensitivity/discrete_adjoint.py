@@ -1,0 +1,213 @@
+"""The exact derivative of the steps a solver took: their tangent, and their transpose.
+
+The steps are frozen. Both loops read the stored slopes of the forward solve, so that a field without a
+tape is not evaluated again; a tape that was not kept is refilled (``recompute``).
+
+References
+----------
+Hager, Numer. Math. 87 (2000); Sanz-Serna, SIAM Review 58 (2016); Griewank & Walther, Evaluating
+Derivatives (2008), ch. 4.
+"""
+import numpy as np
+from numba import types
+
+from refnode.host_device import (
+    BLOCK, INTEGERS, MATRIX, RHS, RHS_JVP, RHS_VJP, VECTOR, driver, higher_order)
+from refnode.linalg import copy_into
+from refnode.sensitivity.jumps import observation_jump
+from refnode.solve.integrate import FINISHED, KEEP_TAPE, RUNNING, Method, Path
+from refnode.solve.run import entry_point, leading_functions, run_slices
+from refnode.steppers.explicit_rk import (
+    dense_output, dense_output_vjp, explicit_rk_step_jvp, explicit_rk_step_vjp, extra_slopes_jvp,
+    extra_slopes_vjp)
+
+STEP, OBSERVATION, SLICE, RECOMPUTE = range(4)                                      # position
+
+STORED_TYPES = (
+    MATRIX, VECTOR, VECTOR, MATRIX, MATRIX, MATRIX, VECTOR,      # A, b, c, E, P, A_extra, c_extra
+    VECTOR, MATRIX, MATRIX, BLOCK, MATRIX,                       # times, y, k, k_extra, tape
+    VECTOR, VECTOR, INTEGERS, INTEGERS)                          # theta, ts, ys_step, position
+
+TANGENT_TYPES = types.Tuple((
+    *STORED_TYPES,
+    VECTOR, VECTOR, VECTOR, VECTOR, VECTOR, MATRIX, MATRIX,      # theta_tan, y_tan, y1_tan, z, z_tan, k_tan, k_extra_tan
+    VECTOR, MATRIX))                                             # w, ys_tan
+
+ADJOINT_TYPES = types.Tuple((
+    *STORED_TYPES,
+    MATRIX, VECTOR, VECTOR, VECTOR, VECTOR, MATRIX, MATRIX,      # ys_bar, y_bar, y1_bar, z, z_bar, k_bar, k_extra_bar
+    VECTOR, VECTOR, VECTOR, VECTOR))                             # w, t_bar, h_bar, theta_bar
+
+
+@higher_order
+def stored_step(method, path, i, recompute):
+    """Start, length, slopes and tape of step i."""
+    s = method.b.shape[0]
+    t = path.times[i]
+    tape = path.tape if recompute else path.tape[i * s:]
+    return t, path.times[i + 1] - t, path.k[i * s:(i + 1) * s + 1], tape
+
+
+# --- tangent --------------------------------------------------------------------------------------
+
+@driver(RHS, RHS_JVP, TANGENT_TYPES)
+def discrete_tangent(f, f_jvp, arguments):
+    """Push one tangent through stored steps; see `push_through_steps`."""
+    return push_through_steps(f, f_jvp, *arguments)
+
+
+@higher_order
+def push_through_steps(f, f_jvp, A, b, c, E, P, A_extra, c_extra, times, y, k, k_extra, tape, theta, ts,
+                       ys_step, position, theta_tan, y_tan, y1_tan, z, z_tan, k_tan, k_extra_tan, w,
+                       ys_tan):
+    """Moves y_tan (n,) from the first state to the last; overwrites ys_tan (K, n). Implements (DISC-1).
+
+    position[STEP] counts up; observations at the first state are not touched.
+    """
+    method, path = Method(A, b, c, E, P, A_extra, c_extra), Path(times, y, k, k_extra, tape)
+    for _ in range(position[SLICE]):
+        i = position[STEP]
+        if i == times.shape[0] - 1:
+            return FINISHED
+        t, h, k_i, tape_i = stored_step(method, path, i, position[RECOMPUTE])
+        explicit_rk_step_jvp(f, f_jvp, A, b, c, t, h, y[i], theta, 0.0, 0.0, y_tan, theta_tan,
+                             position[RECOMPUTE], tape_i, k_i, z, z_tan, k_tan, y1_tan)
+        push_observations(f, f_jvp, method, path, i, t, h, k_i, theta, ts, ys_step, position, theta_tan,
+                          y_tan, y1_tan, z, z_tan, k_tan, k_extra_tan, w, ys_tan)
+        copy_into(y1_tan, y_tan)
+        position[STEP] = i + 1
+    return RUNNING
+
+
+@higher_order
+def push_observations(f, f_jvp, method, path, i, t, h, k, theta, ts, ys_step, position, theta_tan, y_tan,
+                      y1_tan, z, z_tan, k_tan, k_extra_tan, w, ys_tan):
+    """Tangents of the observations inside step i: dense output is linear in the state and the slopes."""
+    scratch = path.tape[path.tape.shape[0] - 1]
+    have_extra = False
+    while position[OBSERVATION] < ts.shape[0] and ys_step[position[OBSERVATION]] == i:
+        j = position[OBSERVATION]
+        if ts[j] == path.times[i + 1]:
+            copy_into(y1_tan, ys_tan[j])
+        else:
+            if not have_extra:
+                extra_slopes_jvp(f, f_jvp, method.A_extra, method.c_extra, t, h, path.y[i], theta, y_tan,
+                                 theta_tan, scratch, k, path.k_extra[i], k_tan, z, z_tan, k_extra_tan)
+                have_extra = True
+            dense_output(method.P, (ts[j] - t) / h, h, y_tan, k_tan, k_extra_tan, w, ys_tan[j])
+        position[OBSERVATION] += 1
+
+
+# --- transpose ------------------------------------------------------------------------------------
+
+@driver(RHS, RHS_VJP, ADJOINT_TYPES)
+def discrete_adjoint(f, f_vjp, arguments):
+    """Pull one cotangent back through stored steps; see `pull_through_steps`."""
+    return pull_through_steps(f, f_vjp, *arguments)
+
+
+@higher_order
+def pull_through_steps(f, f_vjp, A, b, c, E, P, A_extra, c_extra, times, y, k, k_extra, tape, theta, ts,
+                       ys_step, position, ys_bar, y_bar, y1_bar, z, z_bar, k_bar, k_extra_bar, w, t_bar,
+                       h_bar, theta_bar):
+    """Moves y_bar (n,) from the last state to the first; adds to theta_bar (p,). Implements (DISC-2).
+
+    position[STEP] counts down; observations at the first state are not touched.
+    """
+    method, path = Method(A, b, c, E, P, A_extra, c_extra), Path(times, y, k, k_extra, tape)
+    for _ in range(position[SLICE]):
+        i = position[STEP] - 1
+        if i < 0:
+            return FINISHED
+        t, h, k_i, tape_i = stored_step(method, path, i, position[RECOMPUTE])
+        copy_into(y_bar, y1_bar)
+        y_bar[:] = 0.0
+        k_bar[:] = 0.0
+        pull_observations(f, f_vjp, method, path, i, t, h, k_i, theta, ts, ys_step, position, ys_bar, y_bar,
+                          y1_bar, z, z_bar, k_bar, k_extra_bar, w, t_bar, theta_bar)
+        explicit_rk_step_vjp(f, f_vjp, A, b, c, t, h, y[i], theta, position[RECOMPUTE], tape_i, k_i,
+                             y[i + 1], y1_bar, k_bar, z, z_bar, t_bar, h_bar, y_bar, theta_bar)
+        position[STEP] = i
+    return FINISHED if position[STEP] == 0 else RUNNING
+
+
+@higher_order
+def pull_observations(f, f_vjp, method, path, i, t, h, k, theta, ts, ys_step, position, ys_bar, y_bar,
+                      y1_bar, z, z_bar, k_bar, k_extra_bar, w, t_bar, theta_bar):
+    """Cotangents of the observations inside step i, handed to its state and slopes."""
+    inside = False
+    while position[OBSERVATION] > 0 and ys_step[position[OBSERVATION] - 1] == i:
+        j = position[OBSERVATION] - 1
+        if ts[j] == path.times[i + 1]:
+            for m in range(y1_bar.shape[0]):
+                y1_bar[m] += ys_bar[j, m]                       # ys[j] = y[i + 1]
+        else:
+            if not inside:
+                k_extra_bar[:] = 0.0
+                inside = True
+            dense_output_vjp(method.P, (ts[j] - t) / h, h, ys_bar[j], w, k_bar, k_extra_bar, y_bar)
+        position[OBSERVATION] = j
+    if inside:
+        extra_slopes_vjp(f, f_vjp, method.A_extra, method.c_extra, t, h, path.y[i], theta,
+                         path.tape[path.tape.shape[0] - 1], k, path.k_extra[i], k_extra_bar, z, z_bar,
+                         t_bar, k_bar, y_bar, theta_bar)
+
+
+# --- the host's side ------------------------------------------------------------------------------
+
+class StoredSteps:
+    """A finished forward solve whose steps a discrete sweep reads back, and the sweep's workspace."""
+
+    def __init__(self, forward):
+        self.forward, self.field = forward, forward.field
+        n, s, extra = forward.n, forward.s, forward.options.tableau.extra
+        self.n_steps = forward.n_steps
+        self.recompute = int(self.field.tape_size > 0 and not forward.limits[KEEP_TAPE])
+        self.vectors = [np.empty(n, forward.dtype) for _ in range(3)]
+        self.matrices = [np.empty((rows, n), forward.dtype) for rows in (s + 1, extra)]
+
+    def position(self, step, observation):
+        return np.array([step, observation, 1, self.recompute])
+
+    def shared(self, position):
+        forward = self.forward
+        return (*forward.method, *forward.stored(), forward.theta, forward.ts, forward.ys_step, position)
+
+    def sweep(self, driver_, derivative, arguments, position):
+        """Run a sweep to its end, returning to Python now and then."""
+        specialize = self.forward.options.specialize
+        entry = entry_point(driver_, self.field, specialize)
+        functions = leading_functions(self.field, specialize, "f", derivative)
+        run_slices(entry, (*functions, arguments), position, SLICE, self.field.pace)
+
+
+def pull_cotangents(forward, seeds):
+    """Transposed steps: (y0_bar (n,), theta_bar (p,)) from `Seeds`, for a forward solve with KEEP."""
+    steps = StoredSteps(forward)
+    y_bar, theta_bar = seeds.y1_bar.copy(), np.zeros(forward.theta.size)
+    position = steps.position(forward.n_steps, forward.ts.size)
+    (y1_bar, z, z_bar), (k_bar, k_extra_bar) = steps.vectors, steps.matrices
+    steps.sweep(discrete_adjoint, "vjp", (
+        *steps.shared(position), seeds.ys_bar, y_bar, y1_bar, z, z_bar, k_bar, k_extra_bar,
+        np.empty_like(forward.w), np.zeros(1), np.zeros(1), theta_bar), position)
+    for j in range(position[OBSERVATION]):                      # what is left was observed at t0
+        observation_jump(y_bar, seeds.ys_bar[j])
+    return y_bar, theta_bar
+
+
+def push_tangents(forward, y0_tans, theta_tans):
+    """Tangents of the stored steps, for m directions: (ys_tans (K, m, n), y1_tans (m, n))."""
+    steps = StoredSteps(forward)
+    ys_tans = np.empty((forward.ts.size, len(y0_tans), forward.n))
+    y1_tans = np.array(y0_tans, dtype=np.float64)
+    at_start = int(np.count_nonzero(forward.ys_step == -1))
+    (y1_tan, z, z_tan), (k_tan, k_extra_tan) = steps.vectors, steps.matrices
+    for j, theta_tan in enumerate(theta_tans):
+        ys_tan = np.empty((forward.ts.size, forward.n))
+        ys_tan[:at_start] = y0_tans[j]
+        position = steps.position(0, at_start)
+        steps.sweep(discrete_tangent, "jvp", (
+            *steps.shared(position), theta_tan, y1_tans[j], y1_tan, z, z_tan, k_tan, k_extra_tan,
+            np.empty_like(forward.w), ys_tan), position)
+        ys_tans[:, j] = ys_tan
+    return ys_tans, y1_tans

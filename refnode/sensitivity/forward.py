@@ -1,0 +1,71 @@
+"""Forward mode: tangents of a solve, from the variational equation or from the steps themselves."""
+import numpy as np
+
+from refnode.host_device import INTEGER, MATRIX, RHS, RHS_JVP, driver
+from refnode.sensitivity.discrete_adjoint import push_tangents
+from refnode.sensitivity.equations import Variational
+from refnode.sensitivity.forward_solve import require_finished, solved
+from refnode.solve.integrate import INTEGRATE_TYPES, integrate
+from refnode.solve.initial_value import flow_tolerances
+from refnode.solve.run import Trajectory, entry_point, leading_functions
+
+
+@driver(RHS, RHS_JVP, MATRIX, INTEGER, INTEGRATE_TYPES)
+def integrate_variational(f, f_jvp, theta_tans, n, arguments):
+    """Integrate (y, S_1 ... S_m) together; see `refnode.solve.integrate.integrate`."""
+    return integrate(Variational(f, f_jvp, theta_tans, n), *arguments)
+
+
+class Tangents:
+    """Tangents of a solve in m directions.
+
+    Attributes
+    ----------
+    forward : Trajectory
+        The solve they belong to.
+    ys : ndarray, shape (K, n);  y1 : ndarray, shape (n,)
+        Observations and last state.
+    ys_tans : ndarray, shape (K, m, n);  y1_tans : ndarray, shape (m, n)
+    """
+
+    def __init__(self, forward, ys, y1, ys_tans, y1_tans):
+        self.forward, self.ys, self.y1 = forward, ys, y1
+        self.ys_tans, self.y1_tans = ys_tans, y1_tans
+
+
+def variational_tangents(problem, options, extra, y0_tans, theta_tans):
+    """Tangents by the variational equation (VAR-1), under error control of its own.
+
+    State and tangents are one system; each is a block of the error norm, so the step resolves the worst
+    of them. ``extra`` may hold ``tangent_rtol`` and ``tangent_atol``; the absolute tolerance counts in
+    units of each direction's largest entry.
+    """
+    field, y0 = problem.flow_field, problem.flow_y0
+    field.require("jvp")
+    n, m = y0.size, len(y0_tans)
+    scales = np.maximum(np.max(np.abs(y0_tans), axis=1, initial=0.0),
+                        np.max(np.abs(theta_tans), axis=1, initial=0.0))
+    scales[scales == 0.0] = 1.0
+    rtol, atol = flow_tolerances(options, problem, y0)
+    tangent_rtol = extra.get("tangent_rtol") or float(np.min(options.rtol))
+    tangent_atol = extra.get("tangent_atol") or float(np.min(options.atol))
+    trajectory = Trajectory(
+        options, field, np.concatenate([y0, np.ravel(y0_tans)]), problem.theta, problem.t0, problem.t1,
+        problem.ts, keep=False, rtol=np.concatenate([rtol, np.full(m * n, tangent_rtol)]),
+        atol=np.concatenate([atol, np.repeat(tangent_atol * scales, n)]),
+        blocks=np.arange(0, (m + 1) * n + 1, n) if n else np.zeros(1, dtype=np.int64))
+    field.check_first_call(problem.t0, y0, problem.theta)
+    entry = entry_point(integrate_variational, field, options.specialize)
+    functions = leading_functions(field, options.specialize, "f", "jvp")
+    status = trajectory.run(entry, (*functions, np.ascontiguousarray(theta_tans), n))
+    require_finished(trajectory, status, "the variational solve")
+    states = trajectory.ys.reshape(problem.ts.size, m + 1, n)
+    last = trajectory.y1.reshape(m + 1, n)
+    return Tangents(trajectory, states[:, 0], last[0], states[:, 1:], last[1:])
+
+
+def discrete_tangents(problem, options, extra, y0_tans, theta_tans):
+    """Tangents of the frozen steps (DISC-1): the exact derivative of the numbers the solver returns."""
+    problem.flow_field.require("jvp")
+    forward = solved(problem, options, keep=True)
+    return Tangents(forward, forward.ys, forward.y1, *push_tangents(forward, y0_tans, theta_tans))

@@ -1,0 +1,20 @@
+"""The forward solve a sensitivity method builds on."""
+from refnode.errors import IntegrationError
+from refnode.solve.initial_value import solve_forward
+from refnode.solve.integrate import FINISHED
+from refnode.solve.solution import solution_of
+
+
+def solved(problem, options, *, keep, keep_tape=False, dense=False):
+    """The finished trajectory of a problem's flow, or IntegrationError carrying what was computed."""
+    trajectory, status = solve_forward(problem.flow_field, problem.flow_y0, problem, options,
+                                       keep=keep, keep_tape=keep_tape, dense=dense)
+    require_finished(trajectory, status, "the forward solve")
+    return trajectory
+
+
+def require_finished(trajectory, status, what):
+    """Raise IntegrationError, with the `Solution`, unless the trajectory reached its end."""
+    if status != FINISHED:
+        solution = solution_of(trajectory, status)
+        raise IntegrationError(f"{what} failed: {solution.message}", solution)

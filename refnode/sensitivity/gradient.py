@@ -1,0 +1,221 @@
+"""The public doors to derivatives of a solve: `gradient`, `vjp` and `jvp`."""
+import numpy as np
+
+from refnode.errors import InvalidInputError
+from refnode.sensitivity.continuous_adjoint import backsolve_cotangents, interpolating_cotangents
+from refnode.sensitivity.cotangents import Gradient, Seeds, require_finite, slopes_at, with_times
+from refnode.sensitivity.discrete_adjoint import pull_cotangents
+from refnode.sensitivity.forward import discrete_tangents, variational_tangents
+from refnode.sensitivity.forward_solve import solved
+from refnode.sensitivity.jumps import initial_tangent, observation_tangent
+from refnode.sensitivity.recipes import recipe_named
+from refnode.solve.integrate import EVALUATIONS, FINISHED, REJECTED
+from refnode.solve.options import SolveOptions
+from refnode.solve.run import entry_point
+from refnode.solve.solution import solution_of
+
+OWN_OPTIONS = ("adjoint_rtol", "adjoint_atol", "tangent_rtol", "tangent_atol")
+
+
+def gradient(problem, sensitivity="discrete", **options):
+    """The derivative of a problem's loss with respect to all its inputs.
+
+    Parameters
+    ----------
+    problem : Problem
+        With a loss.
+    sensitivity : str
+        A name in `refnode.sensitivity.recipes.RECIPES`: "forward", "discrete_forward", "discrete",
+        "backsolve" or "interpolating".
+    **options
+        Those of `solve`, and ``adjoint_rtol, adjoint_atol`` (continuous adjoints) or ``tangent_rtol,
+        tangent_atol`` (forward), by default those of the solve. The absolute tolerance of an adjoint
+        counts in units of the largest cotangent, so that scaling the loss scales the gradient exactly.
+
+    Returns
+    -------
+    Gradient
+        ``loss, y0, theta, t0, t1, ts, stats, solution``.
+
+    Raises
+    ------
+    MissingDerivativeError
+        If the field lacks the jvp or vjp the recipe needs.
+    IntegrationError
+        If a solve fails; carries the `Solution`.
+    InvalidInputError
+        If the loss or its cotangents are not finite, or an argument is wrong.
+    """
+    if problem.loss is None:
+        raise InvalidInputError("gradient needs a problem with a loss; give Problem(..., loss=...)")
+    loss = _LossSeeds(problem)
+    cotangents, forward = _pull(problem, sensitivity, options, loss)
+    return Gradient(**vars(cotangents), loss=loss.value, sensitivity=sensitivity,
+                    solution=_solution_without_cost(forward, problem))
+
+
+def vjp(problem, ys_bar=None, y1_bar=None, sensitivity="discrete", **options):
+    """Pull cotangents of the observed states back to all inputs.
+
+    Parameters
+    ----------
+    problem : Problem
+    ys_bar : array_like, shape (n, K), optional
+        Cotangents of y(ts), as `solve` returns them.
+    y1_bar : array_like, shape (n,), optional
+        Cotangent of y(t1).
+    sensitivity, **options
+        As for `gradient`.
+
+    Returns
+    -------
+    Cotangents
+        ``y0, theta, t0, t1, ts, stats``.
+    """
+    n, count = problem.y0.size, problem.ts.size
+    seeds = Seeds(_array("ys_bar", ys_bar, (n, count)).T.copy(), _array("y1_bar", y1_bar, (n,)))
+    cotangents, _ = _pull(problem.replace(loss=None), sensitivity, options, lambda forward: seeds)
+    return cotangents
+
+
+def jvp(problem, y0_tan=None, theta_tan=None, t0_tan=0.0, t1_tan=0.0, ts_tan=None,
+        sensitivity="discrete_forward", **options):
+    """Push tangents of the inputs forward to the observed states.
+
+    Parameters
+    ----------
+    problem : Problem
+    y0_tan, theta_tan, ts_tan : array_like, shapes (n,), (p,), (K,), optional
+    t0_tan, t1_tan : float
+        t1_tan moves y(ts) only if the problem observes t1 itself (``ts=None``).
+    sensitivity : "discrete_forward" or "forward"
+    **options
+        As for `gradient`.
+
+    Returns
+    -------
+    ndarray, shape (n, K)
+        The tangent of y(ts).
+    """
+    problem = problem.replace(loss=None)
+    recipe = recipe_named(sensitivity)
+    if recipe.needs != "jvp":
+        raise InvalidInputError(f"jvp needs a forward recipe ('discrete_forward', 'forward'), found {sensitivity!r}")
+    problem.field.require("jvp")
+    own, options = _split_options(options)
+    slope0 = problem.field(problem.t0, problem.y0, problem.theta)
+    y0_tans = initial_tangent(_array("y0_tan", y0_tan, problem.y0.shape), t0_tan, slope0)[None]
+    theta_tans = _array("theta_tan", theta_tan, problem.theta.shape)[None]
+    tangents = TANGENTS[recipe.equation](problem, options, own, y0_tans, theta_tans)
+    ts_tan = np.array([t1_tan]) if problem.ts_is_t1 else _array("ts_tan", ts_tan, problem.ts.shape)
+    slopes = observed_slopes(problem.field, problem, tangents.ys)
+    return observation_tangent(tangents.ys_tans[:, 0], ts_tan[:, None], slopes).T
+
+
+# --- one sweep, by recipe -------------------------------------------------------------------------
+
+TANGENTS = {"variational": variational_tangents, "tangent": discrete_tangents}
+CONTINUOUS = {"backsolved": backsolve_cotangents, "interpolated": interpolating_cotangents}
+
+
+def _pull(problem, sensitivity, options, seeds_of):
+    """Cotangents by the named recipe, and the forward trajectory; ``seeds_of(forward) -> Seeds``."""
+    recipe = recipe_named(sensitivity)
+    problem.flow_field.require(recipe.needs)
+    own, options = _split_options(options)
+    pull = _pull_by_tangents if recipe.equation in TANGENTS else _pull_back
+    return pull(problem, recipe, own, options, seeds_of)
+
+
+def _pull_back(problem, recipe, own, options, seeds_of):
+    discrete = recipe.equation == "transpose"
+    forward = solved(problem, options, keep=recipe.reversal != "backsolved", keep_tape=discrete,
+                     dense=recipe.reversal == "interpolated")
+    seeds = seeds_of(forward)
+    if discrete:
+        y0_bar, theta_bar = pull_cotangents(forward, seeds)
+        stats = {"n_steps_reverse": forward.n_steps}
+    else:
+        y0_bar, theta_bar, stats = CONTINUOUS[recipe.reversal](problem, options, own, forward, seeds)
+    stats = {**_forward_stats(forward), **stats}
+    return _with_times(problem, seeds, forward.ys, forward.y1, y0_bar, theta_bar, stats), forward
+
+
+def _pull_by_tangents(problem, recipe, own, options, seeds_of):
+    """Cotangents by contracting the tangents in every direction of y0 and theta with the seeds."""
+    n, p = problem.flow_y0.size, problem.theta.size
+    y0_tans, theta_tans = np.eye(n + p)[:, :n], np.eye(n + p)[:, n:]
+    tangents = TANGENTS[recipe.equation](problem, options, own, np.ascontiguousarray(y0_tans),
+                                         np.ascontiguousarray(theta_tans))
+    seeds = seeds_of(tangents)
+    bars = np.einsum("kn,kmn->m", seeds.ys_bar, tangents.ys_tans) + tangents.y1_tans @ seeds.y1_bar
+    stats = _forward_stats(tangents.forward)
+    return _with_times(problem, seeds, tangents.ys, tangents.y1, bars[:n], bars[n:], stats), tangents
+
+
+def _with_times(problem, seeds, ys, y1, y0_bar, theta_bar, stats):
+    field = problem.flow_field
+    return with_times(problem, seeds, y0_bar, theta_bar.copy(), observed_slopes(field, problem, ys),
+                      field(problem.t0, problem.flow_y0, problem.theta),
+                      field(problem.t1, y1, problem.theta), stats)
+
+
+def observed_slopes(field, problem, ys):
+    """f at every observation, shape (K, n)."""
+    slopes = np.empty(ys.shape)
+    if problem.ts.size:
+        entry_point(slopes_at, field, False)(*field.functions("f"), (
+            problem.ts, np.ascontiguousarray(ys), problem.theta, field.new_tape(1)[0], slopes))
+    return slopes
+
+
+class _LossSeeds:
+    """Evaluates a problem's loss on a forward solve: keeps its value, returns its cotangents."""
+
+    def __init__(self, problem):
+        self.problem, self.value = problem, np.nan
+
+    def __call__(self, forward):
+        loss, n, size = self.problem.loss, self.problem.y0.size, self.problem.flow_y0.size
+        ys, y1 = forward.ys[:, :n].T, forward.y1[:n]
+        running = forward.y1[n:].sum()
+        self.value = float(loss.value(self.problem.ts, ys, y1) + running)
+        require_finite("loss", np.array(self.value))
+        ys_bar, y1_bar = loss.vjp(self.problem.ts, ys, y1)
+        require_finite("ys_bar", ys_bar)
+        require_finite("y1_bar", y1_bar)
+        if size == n:
+            return Seeds(np.ascontiguousarray(ys_bar.T), np.array(y1_bar))
+        return Seeds(np.column_stack([ys_bar.T, np.zeros(len(ys_bar.T))]), np.append(y1_bar, 1.0))
+
+
+# --- small parts ----------------------------------------------------------------------------------
+
+def _split_options(options):
+    own = {name: options.pop(name) for name in OWN_OPTIONS if name in options}
+    return own, SolveOptions(**options)
+
+
+def _array(name, value, shape):
+    """``value`` as a float64 array of that shape; zeros for None."""
+    if value is None:
+        return np.zeros(shape)
+    array = np.asarray(value, dtype=np.float64)
+    if array.shape != shape:
+        raise InvalidInputError(f"{name} must have shape {shape}, found {array.shape}")
+    require_finite(name, array)
+    return np.ascontiguousarray(array)
+
+
+def _forward_stats(forward):
+    return {"nfev": int(forward.counts[EVALUATIONS]), "n_steps": forward.n_steps,
+            "n_rejected": int(forward.counts[REJECTED])}
+
+
+def _solution_without_cost(forward, problem):
+    """The `Solution` of the forward solve, without the state of a running cost."""
+    trajectory = getattr(forward, "forward", forward)
+    solution = solution_of(trajectory, FINISHED)
+    n = problem.y0.size
+    solution.y, solution.y1 = solution.y[:n], solution.y1[:n]
+    return solution

@@ -1,0 +1,39 @@
+"""What happens to lambda at one instant: observations, and the ends of the interval.
+
+The same few lines serve every recipe, forward and reverse, continuous and discrete: the steps of a solve
+are held fixed, and a moving time acts through the velocity f at that time.
+"""
+import numpy as np
+
+
+def observation_jump(lam, y_bar):
+    """lam(t_k-) = lam(t_k+) + dL/dy(t_k), going backwards. Implements (JUMP-1).
+
+    Parameters
+    ----------
+    lam : ndarray, shape (n,), [loss/state]
+        The cotangent after the observation; changed in place.
+    y_bar : ndarray, shape (n,), [loss/state]
+        Cotangent of the observed state.
+    """
+    lam += y_bar
+
+
+def time_cotangent(y_bar, slope):
+    """dL/dt_k = dL/dy(t_k) . f(t_k, y(t_k)), for an observation or the end t1. Implements (JUMP-2)."""
+    return float(np.dot(y_bar, slope))
+
+
+def initial_time_cotangent(lam0, slope0):
+    """dL/dt0 = -lam(t0) . f(t0, y0), with y(t0) = y0 held. Implements (JUMP-3)."""
+    return -float(np.dot(lam0, slope0))
+
+
+def observation_tangent(y_tan, t_tan, slope):
+    """Tangent of y(t_k) when t_k moves too: S + t_tan f. The tangent of (JUMP-2)."""
+    return y_tan + t_tan * slope
+
+
+def initial_tangent(y0_tan, t0_tan, slope0):
+    """Tangent of the state at the fixed time t0 when the initial time moves: y0_tan - t0_tan f. (JUMP-3)"""
+    return y0_tan - t0_tan * slope0

@@ -1,0 +1,53 @@
+"""The published ways to differentiate a solve, as data: name -> (equation, reversal, quadrature)."""
+import dataclasses
+
+from refnode.errors import InvalidInputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """One way to differentiate a solve.
+
+    Attributes
+    ----------
+    equation : "variational", "tangent", "transpose" or "continuous"
+        What is integrated or summed: (VAR-1), (DISC-1), (DISC-2), or (ADJ-2) with (ADJ-3).
+    reversal : "stored", "interpolated", "backsolved" or None
+        How the reverse sweep gets y back.
+    quadrature : "augmented" or None
+        How the integral of lam^T df/dtheta is summed.
+    truth : "exact" or "frozen"
+        The derivative it converges to, or equals: of the exact solution, or of the steps taken.
+    needs : "jvp" or "vjp"
+        The derivative of the field it uses.
+    source : str
+    """
+
+    equation: str
+    reversal: str | None
+    quadrature: str | None
+    truth: str
+    needs: str
+    source: str
+
+
+RECIPES = {
+    #                          equation       reversal        quadrature   truth     needs
+    "forward":          Recipe("variational", None,           None,        "exact",  "jvp",
+                               "Dickinson & Gelinas, J. Comput. Phys. 21 (1976)"),
+    "discrete_forward": Recipe("tangent",     "stored",       None,        "frozen", "jvp",
+                               "Griewank & Walther, Evaluating Derivatives (2008), ch. 3"),
+    "discrete":         Recipe("transpose",   "stored",       None,        "frozen", "vjp",
+                               "Hager, Numer. Math. 87 (2000); Sanz-Serna, SIAM Rev. 58 (2016)"),
+    "backsolve":        Recipe("continuous",  "backsolved",   "augmented", "exact",  "vjp",
+                               "Chen, Rubanova, Bettencourt & Duvenaud, NeurIPS 2018"),
+    "interpolating":    Recipe("continuous",  "interpolated", "augmented", "exact",  "vjp",
+                               "Hindmarsh & Serban, CVODES; Cao et al., SIAM J. Sci. Comput. 24 (2003)"),
+}
+
+
+def recipe_named(name):
+    """The recipe of that name, or InvalidInputError listing the names there are."""
+    if name not in RECIPES:
+        raise InvalidInputError(f"sensitivity must be one of {list(RECIPES)}, found {name!r}")
+    return RECIPES[name]

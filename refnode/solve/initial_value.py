@@ -1,0 +1,56 @@
+"""Solve a `Problem`: the public door to forward integration."""
+import numpy as np
+
+from refnode.solve.integrate import integrate_field
+from refnode.solve.options import SolveOptions, tolerance_vectors
+from refnode.solve.run import Trajectory, entry_point, leading_functions
+from refnode.solve.solution import solution_of
+
+
+def solve(problem, *, dense_output=False, **options):
+    """Integrate a problem from t0 to t1.
+
+    Parameters
+    ----------
+    problem : Problem
+    dense_output : bool
+        Whether to return y(t) everywhere, as ``solution.sol``.
+    **options
+        See `SolveOptions`: ``method, rtol, atol, controller, first_step, max_step, max_steps, n_steps,
+        steps, tstops, specialize``.
+
+    Returns
+    -------
+    Solution
+        With ``t`` = the problem's observation times and ``y`` (n, K). A failed integration returns
+        ``success=False`` with a status, a message and what was computed until then.
+    """
+    options = SolveOptions(**options)
+    trajectory, status = solve_forward(problem.field, problem.y0, problem, options,
+                                       keep=dense_output, dense=dense_output)
+    return solution_of(trajectory, status, dense_output)
+
+
+def solve_forward(field, y0, problem, options, *, keep, keep_tape=False, dense=False):
+    """The trajectory of ``field`` from ``y0`` with the times and parameters of ``problem``, and its status."""
+    field.check_first_call(problem.t0, y0, problem.theta)
+    trajectory = forward_trajectory(field, y0, problem, options, keep, keep_tape, dense)
+    entry = entry_point(integrate_field, field, options.specialize)
+    return trajectory, trajectory.run(entry, leading_functions(field, options.specialize, "f"))
+
+
+def forward_trajectory(field, y0, problem, options, keep, keep_tape=False, dense=False):
+    """A `Trajectory` ready to run."""
+    rtol, atol = flow_tolerances(options, problem, y0)
+    return Trajectory(options, field, y0, problem.theta, problem.t0, problem.t1, problem.ts, keep=keep,
+                      keep_tape=keep_tape, dense=dense, rtol=rtol, atol=atol,
+                      blocks=np.array([0, y0.size]))
+
+
+def flow_tolerances(options, problem, y0):
+    """Tolerances for y0; a running cost beyond the problem's states takes those of the last state."""
+    rtol, atol = tolerance_vectors(options.rtol, options.atol, problem.y0)
+    missing = y0.size - problem.y0.size
+    if missing == 0:
+        return rtol, atol
+    return [np.append(v, v[-1:] if v.size else 1e-6) for v in (rtol, atol)]

@@ -1,0 +1,145 @@
+"""The options of a solve, checked once."""
+import dataclasses
+import warnings
+
+import numpy as np
+
+from refnode.errors import InvalidInputError, InvalidTypeError
+from refnode.solve.step_size import CONTROLLERS, control_values
+from refnode.steppers.tableaus import tableau
+
+MIN_RTOL = 100 * np.finfo(float).eps
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SolveOptions:
+    """How to integrate: method, tolerances, and how steps are chosen.
+
+    Parameters
+    ----------
+    method : str
+        Name of an explicit Runge-Kutta method; see `refnode.steppers.tableaus`.
+    rtol, atol : float or array_like (n,)
+        A step is accepted when the RMS over components of its error estimate divided by
+        ``atol + rtol * |y|`` is below 1. Relative tolerances below 100 eps are raised to it, with a warning.
+    controller : "I", "PI" or "PID"
+        What sets the next step size from the errors of the last one, two or three steps.
+    first_step : float, optional
+        Size of the first step (> 0); chosen automatically by default.
+    max_step : float
+        Bound on the size of a step.
+    max_steps : int
+        A solve that needs more accepted steps fails with status -2.
+    n_steps : int, optional
+        Take this many equal steps, without error control.
+    steps : array_like, optional
+        Take steps of these lengths (signed as t1 - t0), without error control.
+    tstops : bool
+        End a step at every observation time, instead of reading y there from the dense output.
+    specialize : bool
+        Compile the solver for this field, instead of calling the field by address.
+
+    Raises
+    ------
+    InvalidInputError, InvalidTypeError
+    """
+
+    method: str = "dopri5"
+    rtol: object = 1e-6
+    atol: object = 1e-9
+    controller: str = "I"
+    first_step: float | None = None
+    max_step: float = np.inf
+    max_steps: int = 100_000
+    n_steps: int | None = None
+    steps: object = None
+    tstops: bool = False
+    specialize: bool = False
+
+    def __post_init__(self):
+        put = lambda name, value: object.__setattr__(self, name, value)
+        put("tableau", tableau(self.method))
+        put("rtol", _relative_tolerance(self.rtol))
+        put("atol", _tolerance("atol", self.atol))
+        if self.controller not in CONTROLLERS:
+            raise InvalidInputError(
+                f"controller must be one of {list(CONTROLLERS)}, found {self.controller!r}")
+        for name in ("first_step", "max_step"):
+            value = getattr(self, name)
+            if value is not None and not (np.isscalar(value) and value > 0):
+                raise InvalidInputError(f"{name} must be a positive number, found {value!r}")
+        for name in ("max_steps", "n_steps"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, (int, np.integer)) or value < 1):
+                raise InvalidInputError(f"{name} must be a positive integer, found {value!r}")
+        if self.n_steps is not None and self.steps is not None:
+            raise InvalidInputError("give n_steps or steps, not both")
+        if not self.fixed and not self.tableau.adaptive:
+            raise InvalidInputError(
+                f"method {self.tableau.name!r} has no error estimate, so it cannot choose its steps: "
+                "give n_steps= or steps=, or take an adaptive method such as 'dopri5'")
+
+    @property
+    def fixed(self):
+        """Whether the steps are given rather than chosen by error control."""
+        return self.n_steps is not None or self.steps is not None
+
+    @property
+    def control(self):
+        return control_values(self.controller, self.tableau.error_order, self.max_step)
+
+    def grid(self, t0, t1):
+        """The times of all steps if they are given, else an empty array."""
+        if not self.fixed or t0 == t1:
+            return np.empty(0)
+        if self.n_steps is not None:
+            return np.linspace(t0, t1, self.n_steps + 1)
+        steps = np.asarray(self.steps, dtype=np.float64)
+        grid = t0 + np.concatenate([[0.0], np.cumsum(steps)])
+        if steps.ndim != 1 or not np.all(steps * np.sign(t1 - t0) > 0):
+            raise InvalidInputError("steps must be a sequence of step sizes with the sign of t1 - t0")
+        if abs(grid[-1] - t1) > 1e-12 * max(abs(t0), abs(t1), abs(t1 - t0)):
+            raise InvalidInputError(f"steps must lead from t0 to t1 = {t1!r}, they end at {grid[-1]!r}")
+        grid[-1] = t1
+        return grid
+
+    def replace(self, **changes):
+        return dataclasses.replace(self, **changes)
+
+
+def _tolerance(name, value):
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidTypeError(f"{name} must be a number or an array of numbers, found {value!r}") from error
+    if array.ndim > 1 or not np.all(array >= 0):          # NaN fails the comparison too
+        raise InvalidInputError(f"{name} must be >= 0, found {value!r}")
+    return array
+
+
+def _relative_tolerance(value):
+    rtol = _tolerance("rtol", value)
+    if np.any(rtol < MIN_RTOL):
+        warnings.warn(f"rtol below 100 eps cannot be met; raised to {MIN_RTOL:.3g}", stacklevel=4)
+        rtol = np.maximum(rtol, MIN_RTOL)
+    return rtol
+
+
+def tolerance_vectors(rtol, atol, y0):
+    """rtol and atol as (n,) vectors.
+
+    Raises
+    ------
+    InvalidInputError
+        If a length does not fit, or an error weight atol_i + rtol_i |y_i| is zero at the start.
+    """
+    vectors = []
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if value.ndim == 1 and value.shape != y0.shape:
+            raise InvalidInputError(f"{name} must be a number or have shape {y0.shape}, found {value.shape}")
+        vectors.append(np.ascontiguousarray(np.broadcast_to(value, y0.shape)))
+    zero = np.flatnonzero(vectors[1] + vectors[0] * np.abs(y0) == 0.0)
+    if zero.size:
+        raise InvalidInputError(
+            f"error weight of component {zero[0]} is zero: atol is 0 and y0[{zero[0]}] is 0; give an atol > 0")
+    return vectors
