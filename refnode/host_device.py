@@ -31,6 +31,7 @@ from numba.extending import NativeValue, unbox
 from refnode.errors import CacheWarning
 
 OPTIONS = {"error_model": "numpy", "_nrt": False}
+INLINED = {**OPTIONS, "forceinline": True}      # of formulas into drivers: halves the time of a small solve
 
 REAL = types.float64
 INTEGER = types.int64
@@ -179,7 +180,7 @@ RHS_VJP = FunctionPointerType(types.void(REAL, VECTOR, VECTOR, VECTOR, VECTOR, V
 
 def host_device(function):
     """Compile a formula: no signature, no allocation, no exception; cached on disk."""
-    compiled = njit(**OPTIONS)(function)
+    compiled = njit(**INLINED)(function)
     if not config.DISABLE_JIT:
         compiled._cache = _PackageCache(function)
     return compiled
@@ -187,7 +188,7 @@ def host_device(function):
 
 def higher_order(function):
     """Compile a formula that is handed functions; cached only inside the driver that uses it."""
-    compiled = njit(**OPTIONS)(function)
+    compiled = njit(**INLINED)(function)
     compiled.is_higher_order = True
     return compiled
 

@@ -160,9 +160,14 @@ def _double(node):
 MUTATIONS = {"flip": _flip, "drop": _drop, "overwrite": _overwrite, "double": _double}
 
 
+def python_body(function):
+    """The Python function under a dispatcher; itself where Numba is switched off."""
+    return getattr(function, "py_func", function)
+
+
 def mutants(function):
     """(label, plain Python function) for every mutation of every ``+=`` and ``-=`` of a kernel."""
-    body = getattr(function, "py_func", function)
+    body = python_body(function)
     source = textwrap.dedent(inspect.getsource(body))
     accumulations = sum(isinstance(node, ast.AugAssign) for node in ast.walk(ast.parse(source)))
     for target in range(accumulations):

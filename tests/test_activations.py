@@ -24,7 +24,7 @@ def value_and_slope(name, z):
 def ulps(found, exact):
     """Largest error, in units of the spacing of doubles at the exact value."""
     spacings = [mpmath.mpf(float(np.spacing(abs(float(e))))) for e in exact]
-    return max(float(abs(mpmath.mpf(float(f)) - e) / s) for f, e, s in zip(found, exact, spacings))
+    return np.max([float(abs(mpmath.mpf(float(f)) - e) / s) for f, e, s in zip(found, exact, spacings)])
 
 
 def samples(low, high, rng, n=400):

@@ -1,4 +1,6 @@
 """The numerical derivatives of gradcheck: are their values right and their error estimates honest?"""
+import math
+
 import numpy as np
 import pytest
 
@@ -88,7 +90,7 @@ def test_small_component_beside_large_ones_gets_their_steps():
     # Steps of 1e-12 would leave an error of 2e-16 / 1e-13 = 2e-3; the steps of the other component leave 1e-14.
     found = finite_difference_gradient(lambda x: np.sin(x[0] + x[1]), [1.0, 1e-12])
     assert found.error[1] < 1e-10
-    assert abs(found.value[1] - np.cos(1.0)) <= found.error[1]
+    assert abs(found.value[1] - np.cos(1.0 + 1e-12)) <= found.error[1]
 
 
 def test_scale_lengthens_the_steps():
@@ -185,7 +187,7 @@ def discards_imaginary_part(x):
     (lambda x: float(np.real(x[0])), InvalidInputError, "complex value"),
     (lambda x: abs(x[0]), InvalidInputError, "complex value"),
     (discards_imaginary_part, InvalidInputError, "discards an imaginary part"),
-    (lambda x: float(x[0]) if np.isrealobj(x) else complex.__float__(x[0]), (InvalidTypeError, AttributeError), ""),
+    (lambda x: math.sin(x[0]), InvalidTypeError, "accept complex numbers"),
     (lambda x: np.floor(x[0]), InvalidTypeError, "accept complex numbers")])
 def test_function_that_does_not_propagate_complex_numbers_is_refused(fun, error, message):
     with pytest.raises(error, match=message):

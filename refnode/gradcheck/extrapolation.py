@@ -42,14 +42,16 @@ def neville_table(z, base, base_noise):
 
 
 def truncation_estimate(table):
-    """|T[k, j] − its two neighbours of the column before|, the larger; shape of `table`, NaN in column 0.
+    """|T[k, j] − its two neighbours of the column before|, the larger; shape of `table`.
 
-    Each neighbour is less accurate than T[k, j], so where the table converges this overestimates.
+    Each neighbour is less accurate than T[k, j], so where the table converges this overestimates. Columns 0
+    and 1 are left NaN: two samples of an oscillation that the steps do not resolve agree by chance now and
+    then, three hardly ever.
     """
     estimate = np.full(table.shape, np.nan)
-    left = np.abs(table[1:, 1:] - table[1:, :-1])
-    above_left = np.abs(table[1:, 1:] - table[:-1, :-1])
-    estimate[1:, 1:] = np.maximum(left, above_left)
+    left = np.abs(table[2:, 2:] - table[2:, 1:-1])
+    above_left = np.abs(table[2:, 2:] - table[1:-1, 1:-1])
+    estimate[2:, 2:] = np.maximum(left, above_left)
     return estimate
 
 

@@ -13,7 +13,8 @@ FINEST_LEVEL = 30
 MIN_LEVELS = 5                       # fewer leave no difference to measure noise by
 FIRST_COST = 2 * len(FIRST_LEVELS)   # evaluations of fun before any refinement
 NOISE_FACTOR = 3.0                   # from the root mean square of a few samples to a bound
-CONFLICT = 10.0                      # levels that differ by more than this many claimed errors contradict each other
+CONFLICT = 4.0                       # estimates farther apart than this many of their errors contradict each other
+KINK = 10.0                          # one-sided slopes farther apart than this many of their errors differ
 STEPS = np.logspace(-1, -14, 40)     # of the U-shaped curve
 
 
@@ -52,7 +53,7 @@ class FiniteDifference:
     def one_sided_differ(self):
         """Where the one-sided derivatives differ beyond doubt: fun is not smooth at x."""
         visible = 1e-3 * (np.abs(self.value) + np.abs(self.gap))
-        return np.isfinite(self.gap) & (np.abs(self.gap) > np.maximum(CONFLICT * self.gap_error, visible))
+        return np.isfinite(self.gap) & (np.abs(self.gap) > np.maximum(KINK * self.gap_error, visible))
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,9 @@ class Seeds:
 
 def require_finite(name, array):
     """Raise InvalidInputError naming the first entry that is not finite."""
-    bad = np.argwhere(~np.isfinite(array))
-    if bad.size:
+    finite = np.isfinite(array)
+    if not finite.all():
+        bad = np.argwhere(~finite)
         index = tuple(int(i) for i in bad[0])
         raise InvalidInputError(f"{name} must be finite, found {name}{list(index)} = {array[index]}")
 
@@ -76,14 +77,14 @@ def slopes_at(f, arguments):
     return 0
 
 
-def with_times(problem, seeds, y0_bar, theta_bar, slopes, slope0, slope1, stats):
+def with_times(problem, seeds, y0_bar, theta_bar, slopes, stats):
     """`Cotangents` from those of y0 and theta: adds those of the times, and drops a running cost's state.
 
-    slopes (K, n), slope0, slope1 (n,) are f at the observations and at the ends.
+    slopes : (K + 2, n), f at t0, at the observations and at t1.
     """
-    ts_bar = np.array([time_cotangent(y_bar, slope) for y_bar, slope in zip(seeds.ys_bar, slopes)])
-    t1_bar = time_cotangent(seeds.y1_bar, slope1)
+    ts_bar = time_cotangent(seeds.ys_bar, slopes[1:-1])
+    t1_bar = float(time_cotangent(seeds.y1_bar, slopes[-1]))
     if problem.ts_is_t1:
-        t1_bar, ts_bar = t1_bar + ts_bar[0], np.empty(0)
-    return Cotangents(y0=y0_bar[:problem.y0.size].copy(), theta=theta_bar, t0=initial_time_cotangent(y0_bar, slope0),
-                      t1=t1_bar, ts=ts_bar, stats=stats)
+        t1_bar, ts_bar = t1_bar + float(ts_bar[0]), np.empty(0)
+    return Cotangents(y0=y0_bar[:problem.y0.size].copy(), theta=theta_bar,
+                      t0=float(initial_time_cotangent(y0_bar, slopes[0])), t1=t1_bar, ts=ts_bar, stats=stats)

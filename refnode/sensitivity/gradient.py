@@ -108,8 +108,8 @@ def jvp(problem, y0_tan=None, theta_tan=None, t0_tan=0.0, t1_tan=0.0, ts_tan=Non
     theta_tans = _array("theta_tan", theta_tan, problem.theta.shape)[None]
     tangents = TANGENTS[recipe.equation](problem, options, own, y0_tans, theta_tans)
     ts_tan = np.array([t1_tan]) if problem.ts_is_t1 else _array("ts_tan", ts_tan, problem.ts.shape)
-    slopes = observed_slopes(problem.field, problem, tangents.ys)
-    return observation_tangent(tangents.ys_tans[:, 0], ts_tan[:, None], slopes).T
+    slopes = slopes_of(problem.field, problem, np.vstack([problem.y0, tangents.ys, tangents.y1]))
+    return observation_tangent(tangents.ys_tans[:, 0], ts_tan[:, None], slopes[1:-1]).T
 
 
 # --- one sweep, by recipe -------------------------------------------------------------------------
@@ -154,18 +154,16 @@ def _pull_by_tangents(problem, recipe, own, options, seeds_of):
 
 
 def _with_times(problem, seeds, ys, y1, y0_bar, theta_bar, stats):
-    field = problem.flow_field
-    return with_times(problem, seeds, y0_bar, theta_bar.copy(), observed_slopes(field, problem, ys),
-                      field(problem.t0, problem.flow_y0, problem.theta),
-                      field(problem.t1, y1, problem.theta), stats)
+    slopes = slopes_of(problem.flow_field, problem, np.vstack([problem.flow_y0, ys, y1]))
+    return with_times(problem, seeds, y0_bar, theta_bar.copy(), slopes, stats)
 
 
-def observed_slopes(field, problem, ys):
-    """f at every observation, shape (K, n)."""
-    slopes = np.empty(ys.shape)
-    if problem.ts.size:
-        entry_point(slopes_at, field, False)(*field.functions("f"), (
-            problem.ts, np.ascontiguousarray(ys), problem.theta, field.new_tape(1)[0], slopes))
+def slopes_of(field, problem, states):
+    """f at t0, at every observation and at t1, for the states there, shape (K + 2, n)."""
+    slopes = np.empty(states.shape)
+    times = np.concatenate([[problem.t0], problem.ts, [problem.t1]])
+    entry_point(slopes_at, field, False)(
+        *field.functions("f"), (times, states, problem.theta, field.new_tape(1)[0], slopes))
     return slopes
 
 
@@ -193,7 +191,7 @@ class _LossSeeds:
 
 def _split_options(options):
     own = {name: options.pop(name) for name in OWN_OPTIONS if name in options}
-    return own, SolveOptions(**options)
+    return own, SolveOptions.of(**options)
 
 
 def _array(name, value, shape):

@@ -21,12 +21,12 @@ def observation_jump(lam, y_bar):
 
 def time_cotangent(y_bar, slope):
     """dL/dt_k = dL/dy(t_k) . f(t_k, y(t_k)), for an observation or the end t1. Implements (JUMP-2)."""
-    return float(np.dot(y_bar, slope))
+    return np.sum(y_bar * slope, axis=-1)
 
 
 def initial_time_cotangent(lam0, slope0):
     """dL/dt0 = -lam(t0) . f(t0, y0), with y(t0) = y0 held. Implements (JUMP-3)."""
-    return -float(np.dot(lam0, slope0))
+    return -np.sum(lam0 * slope0)
 
 
 def observation_tangent(y_tan, t_tan, slope):

@@ -25,7 +25,7 @@ def solve(problem, *, dense_output=False, **options):
         With ``t`` = the problem's observation times and ``y`` (n, K). A failed integration returns
         ``success=False`` with a status, a message and what was computed until then.
     """
-    options = SolveOptions(**options)
+    options = SolveOptions.of(**options)
     trajectory, status = solve_forward(problem.field, problem.y0, problem, options,
                                        keep=dense_output, dense=dense_output)
     return solution_of(trajectory, status, dense_output)
@@ -42,7 +42,8 @@ def solve_forward(field, y0, problem, options, *, keep, keep_tape=False, dense=F
 def forward_trajectory(field, y0, problem, options, keep, keep_tape=False, dense=False):
     """A `Trajectory` ready to run."""
     rtol, atol = flow_tolerances(options, problem, y0)
-    return Trajectory(options, field, y0, problem.theta, problem.t0, problem.t1, problem.ts, keep=keep,
+    return Trajectory(
+        options, field, y0, problem.theta, problem.t0, problem.t1, problem.ts, keep=keep,
                       keep_tape=keep_tape, dense=dense, rtol=rtol, atol=atol,
                       blocks=np.array([0, y0.size]))
 

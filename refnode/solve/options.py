@@ -1,5 +1,6 @@
 """The options of a solve, checked once."""
 import dataclasses
+import functools
 import warnings
 
 import numpy as np
@@ -84,7 +85,17 @@ class SolveOptions:
         """Whether the steps are given rather than chosen by error control."""
         return self.n_steps is not None or self.steps is not None
 
-    @property
+    @classmethod
+    def of(cls, **options):
+        """The options, from a cache where they are hashable: checking them costs more than a small solve."""
+        try:
+            return _cached_options(**options)
+        except TypeError as error:
+            if "unhashable" not in str(error):
+                raise
+            return cls(**options)
+
+    @functools.cached_property
     def control(self):
         return control_values(self.controller, self.tableau.error_order, self.max_step)
 
@@ -105,6 +116,11 @@ class SolveOptions:
 
     def replace(self, **changes):
         return dataclasses.replace(self, **changes)
+
+
+@functools.lru_cache(maxsize=64)
+def _cached_options(**options):
+    return SolveOptions(**options)
 
 
 def _tolerance(name, value):
@@ -137,9 +153,12 @@ def tolerance_vectors(rtol, atol, y0):
     for name, value in (("rtol", rtol), ("atol", atol)):
         if value.ndim == 1 and value.shape != y0.shape:
             raise InvalidInputError(f"{name} must be a number or have shape {y0.shape}, found {value.shape}")
-        vectors.append(np.ascontiguousarray(np.broadcast_to(value, y0.shape)))
-    zero = np.flatnonzero(vectors[1] + vectors[0] * np.abs(y0) == 0.0)
-    if zero.size:
+        vector = np.empty(y0.shape)
+        vector[:] = value
+        vectors.append(vector)
+    weight = vectors[1] + vectors[0] * np.abs(y0)
+    if not weight.all():
+        zero = int(np.flatnonzero(weight == 0.0)[0])
         raise InvalidInputError(
-            f"error weight of component {zero[0]} is zero: atol is 0 and y0[{zero[0]}] is 0; give an atol > 0")
+            f"error weight of component {zero} is zero: atol is 0 and y0[{zero}] is 0; give an atol > 0")
     return vectors

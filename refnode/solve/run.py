@@ -30,12 +30,12 @@ class Trajectory:
         self.clock = np.array([t0, first_step or options.first_step or 0.0, 1.0, 1.0, t1])
         self.counts = np.zeros(6, dtype=np.int64)
         self.limits = np.zeros(6, dtype=np.int64)
-        self.limits[[MAX_STEPS, KEEP, KEEP_TAPE, DENSE, STOP_AT_TS]] = (
-            options.max_steps if self.grid.size == 0 else self.grid.size, keep, keep_tape, dense,
-            options.tstops)
+        self.limits[MAX_STEPS] = self.grid.size or options.max_steps
+        self.limits[KEEP], self.limits[KEEP_TAPE] = keep, keep_tape and field.tape_size > 0
+        self.limits[DENSE], self.limits[STOP_AT_TS] = dense, options.tstops
         self.ts = ts
         self.ys = np.empty((ts.size, self.n), dtype)
-        self.ys_step = np.full(ts.size, -2, dtype=np.int64)
+        self.ys_step = np.empty(ts.size, dtype=np.int64)
         self.z = np.empty(self.n, dtype)
         self.w = np.empty(table.P.shape[0])
         self._allocate(self._first_capacity(table) if keep else 1, table.extra)
