@@ -187,7 +187,8 @@ def discards_imaginary_part(x):
     (lambda x: float(np.real(x[0])), InvalidInputError, "complex value"),
     (lambda x: abs(x[0]), InvalidInputError, "complex value"),
     (discards_imaginary_part, InvalidInputError, "discards an imaginary part"),
-    (lambda x: math.sin(x[0]), InvalidTypeError, "accept complex numbers"),
+    (lambda x: math.sin(x[0]), InvalidInputError, "discards an imaginary part"),
+    (lambda x: math.sin(x.tolist()[0]), InvalidTypeError, "accept complex numbers"),
     (lambda x: np.floor(x[0]), InvalidTypeError, "accept complex numbers")])
 def test_function_that_does_not_propagate_complex_numbers_is_refused(fun, error, message):
     with pytest.raises(error, match=message):

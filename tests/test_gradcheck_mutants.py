@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.linalg import expm
 
-from refnode.gradcheck import check_gradient, dot_product_test, finite_difference_gradient, taylor_test
+from refnode.gradcheck import check_gradient, complex_step_gradient, dot_product_test, taylor_test
 
 # --- a linear ODE with observations, its gradient by the adjoint method in closed form -------------
 #
@@ -212,25 +212,32 @@ def random_problem(rng):
     return fun, s * u, unit * (W.T @ slopes) / s
 
 
+def broken(gradient, x, rng):
+    """The gradient with its component of largest effect wrong by a random known mistake."""
+    mutant = gradient.copy()
+    mutant[np.argmax(np.abs(gradient * np.where(x, x, 1)))] *= rng.choice([-1, 0, 0.5, 2, 1 + 1e-4])
+    return mutant
+
+
 def test_200_right_gradients_are_never_flagged_and_200_wrong_ones_always():
-    # INCONCLUSIVE is allowed where the offset of 1e3 or a vanishing gradient drowns the differences: at most 2 % here.
+    # INCONCLUSIVE is allowed for components of 1e-20 beside others of 1e20 that fun does not depend on (no step is known to be long
+    # enough): 3 % over 2000 problems, hence at most 8 % of 200. Of the wrong ones the broken component is the best determined.
     rng = np.random.default_rng(9)
     right, wrong = Counter(), Counter()
-    for _ in range(200):
+    while wrong.total() < 200:
         fun, x, gradient = random_problem(rng)
         right[check_gradient(fun, x, gradient).verdict] += 1
-        mutant = gradient.copy()
-        mutant[np.argmax(np.abs(gradient * np.where(x, x, 1)))] *= rng.choice([-1, 0, 0.5, 2, 1 + 1e-4])
-        wrong[check_gradient(fun, x, mutant).verdict if (mutant != gradient).any() else "PASS"] += 1
+        if gradient.any():
+            wrong[check_gradient(fun, x, broken(gradient, x, rng)).verdict] += 1
     assert right["FAIL"] == right["ERROR"] == 0
-    assert right["INCONCLUSIVE"] <= 4
-    assert wrong["FAIL"] + wrong["INCONCLUSIVE"] == 200 and wrong["INCONCLUSIVE"] <= 4
+    assert right["INCONCLUSIVE"] <= 16
+    assert wrong["FAIL"] == 200
 
 
 @pytest.mark.parametrize("noise", [1e-12, 1e-9, 1e-6, 1e-3])
 def test_noise_is_never_blamed_on_the_gradient(noise):
-    # Noise of 1e-9 leaves slopes uncertain by about 30 · 1e-9 / 0.1 = 3e-7 · f/x and more: at rtol 1e-6 some
-    # can be decided, and from 1e-6 of noise on hardly any.
+    # An error of 30 · noise · |f| / (|x|/8) and more is left in each slope: at 1e-12 it seldom matters to rtol 1e-6, at 1e-9
+    # often, from 1e-6 on always but by luck.
     rng = np.random.default_rng(10)
     verdicts = Counter()
     for _ in range(50):
@@ -238,7 +245,7 @@ def test_noise_is_never_blamed_on_the_gradient(noise):
         amplitude = noise * abs(fun(x))
         verdicts[check_gradient(lambda x: fun(x) + amplitude * rng.standard_normal(), x, gradient).verdict] += 1
     assert verdicts["FAIL"] == verdicts["ERROR"] == 0
-    assert verdicts["INCONCLUSIVE"] >= {1e-12: 0, 1e-9: 5, 1e-6: 40, 1e-3: 45}[noise]
+    assert verdicts["INCONCLUSIVE"] >= {1e-12: 0, 1e-9: 10, 1e-6: 45, 1e-3: 45}[noise]
 
 
 def adaptive_solve(x, tol):
@@ -258,15 +265,24 @@ def adaptive_solve(x, tol):
 
 
 @pytest.mark.parametrize("tol", [1e-3, 1e-5])
-def test_adaptive_program_is_never_blamed_on_the_gradient(tol):
-    # The gradient of the solver's program with its steps held is within the reach of what finite differences see; accepted and
-    # rejected steps make the program jump by up to tol. A sign flipped is caught in spite of it.
+def test_adaptive_program_is_never_blamed_on_its_gradient(tol):
+    # Yours is the exact derivative of the program, through its step control. The program jumps by up to tol wherever a step is
+    # accepted or rejected anew, and finite differences see slopes off by jump/step: uncertain, but never FAIL. A wrong sign,
+    # an error of 200 %, is caught all the same.
     rng = np.random.default_rng(11)
-    for _ in range(15):
+    for _ in range(12):
         x = rng.uniform(0.5, 2, 3)
-        report = check_gradient(lambda x: adaptive_solve(x, tol), x,
-                                finite_difference_gradient(lambda x: adaptive_solve(x, 1e-2 * tol), x).value, rtol=10 * tol)
-        assert report.verdict in ("PASS", "INCONCLUSIVE")
-        wrong = report.components[0].yours * np.array([-1, 1, 1]), *[0]
-        flipped = np.array([c.yours for c in report.components]) * [1, -1, 1]
-        assert check_gradient(lambda x: adaptive_solve(x, tol), x, flipped, rtol=10 * tol).verdict == "FAIL"
+        gradient = complex_step_gradient(lambda x: adaptive_solve(x, tol), x)
+        verdict = check_gradient(lambda x: adaptive_solve(x, tol), x, gradient).verdict
+        assert verdict in ("PASS", "INCONCLUSIVE")
+        assert check_gradient(lambda x: adaptive_solve(x, tol), x, gradient * [1, -1, 1]).verdict == "FAIL"
+
+
+def test_derivative_of_another_truth_is_named():
+    # At tol 1e-3 the program is 1e-4 to 1e-3 away from the exact solution, and so is its derivative.
+    x = np.array([1.8, 0.9, 0.7])
+    exact = complex_step_gradient(lambda x: adaptive_solve(x, 1e-8), x)
+    report = check_gradient(lambda x: adaptive_solve(x, 1e-3), x, exact)
+    assert report.verdict == "FAIL"
+    assert "derivative of the exact solution" in report.diagnosis[0]
+    assert "the program as it runs" in report.reference

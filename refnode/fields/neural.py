@@ -145,7 +145,7 @@ def mlp_jvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_tan):
 
 @host_device
 def mlp_vjp(t, y, theta, tape, dy_bar, t_bar, y_bar, theta_bar):
-    """`mlp` transposed, last layer first: z_bar = σ'(z) a_bar, then a_bar = Wᵀ z_bar, W_bar += z_bar aᵀ."""
+    """`mlp` transposed, last layer first: z_bar = σ'(z) a_bar, a_bar = Wᵀ z_bar, W_bar += z_bar aᵀ."""
     n_layers, batch, code = int(tape[LAYERS]), int(tape[BATCH]), int(tape[ACTIVATION])
     here, there = int(tape[BUFFERS_AT]), int(tape[BUFFERS_AT]) + int(tape[BUFFER_SIZE])
     for layer in range(n_layers - 1, -1, -1):

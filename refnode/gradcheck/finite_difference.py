@@ -180,11 +180,15 @@ def directional_derivative(guarded, direction, size, rtol):
 def _second_opinion(sweep, target, size):
     """The derivative of `sweep`, or one with steps of the size of the other components where that is better.
 
-    A component of 1e-12 beside others of size 1 (a species that starts empty) usually is a small value of a
-    quantity whose unit is 1: steps of 1e-12 would drown in rounding.
+    A component of 1e-12 beside others of size 1 (a species that starts almost empty) usually is a small value of a
+    quantity whose unit is 1: steps of 1e-12 would drown in rounding. Where the own steps see no slope at all, nothing
+    could tell a better estimate from one that steps over all the structure, so that none is sought; nor where the
+    noise is more than rounding.
     """
     own, common = sweep.derivative(), np.median(size)
-    if not ((own.error > target).any() and common > 16 * sweep.length and sweep.guarded.affords(FIRST_COST)):
+    rounding = 16 * sweep.guarded.eps * sweep.guarded.largest
+    improvable = (own.error > target) & (own.error < 0.01 * np.abs(own.value)) & (own.noise < rounding)
+    if not (improvable.any() and common > 16 * sweep.length and sweep.guarded.affords(FIRST_COST)):
         return own
     other_sweep = DirectionalSweep(sweep.guarded, sweep.direction, np.full(size.shape, common))
     other_sweep.refine(target)

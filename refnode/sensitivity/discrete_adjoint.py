@@ -44,7 +44,8 @@ def stored_step(method, path, i, recompute):
     """Start, length, slopes and tape of step i."""
     s = method.b.shape[0]
     t = path.times[i]
-    tape = path.tape if recompute else path.tape[i * s:]
+    kept = path.tape.shape[1] > 0 and not recompute
+    tape = path.tape[i * s:] if kept else path.tape
     return t, path.times[i + 1] - t, path.k[i * s:(i + 1) * s + 1], tape
 
 

@@ -92,7 +92,7 @@ def interpolated_rhs(system, t, state, theta, tape, rate):
     Hindmarsh & Serban, CVODES (2005), section 2.7.
     """
     n = system.y_now.shape[0]
-    read_path(system, t, system.y_now)
+    read_path(system.P, system.times, system.y, system.k, system.k_extra, t, system.w, system.y_now)
     if tape.shape[0] > 0:
         system.f(t, system.y_now, theta, tape, system.slope)
     adjoint_rhs_kernel(system.f_vjp, t, system.y_now, theta, tape, state[:n], system.t_rate,
@@ -114,15 +114,14 @@ def step_at(times, t):
 
 
 @host_device
-def read_path(path, t, out):
-    """out = y(t) from the stored steps of a forward solve."""
-    i = step_at(path.times, t)
-    s = (path.k.shape[0] - 1) // (path.times.shape[0] - 1)
-    h = path.times[i + 1] - path.times[i]
-    if t == path.times[i]:
-        copy_into(path.y[i], out)
-    elif t == path.times[i + 1]:
-        copy_into(path.y[i + 1], out)
+def read_path(P, times, y, k, k_extra, t, w, out):
+    """out = y(t) from the stored steps of a forward solve; step ends are exact."""
+    i = step_at(times, t)
+    s = (k.shape[0] - 1) // (times.shape[0] - 1)
+    h = times[i + 1] - times[i]
+    if t == times[i]:
+        copy_into(y[i], out)
+    elif t == times[i + 1]:
+        copy_into(y[i + 1], out)
     else:
-        dense_output(path.P, (t - path.times[i]) / h, h, path.y[i], path.k[i * s:(i + 1) * s + 1],
-                     path.k_extra[i], path.w, out)
+        dense_output(P, (t - times[i]) / h, h, y[i], k[i * s:(i + 1) * s + 1], k_extra[i], w, out)
