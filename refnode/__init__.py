@@ -1,11 +1,20 @@
 """refnode: Neural ODEs from scratch in NumPy and Numba, every derivative written by hand and proved."""
-from refnode import fields, losses, problems
+from refnode import fields, gradcheck, losses, optimisers, problems
 from refnode._version import __version__
 from refnode.errors import (
     CacheWarning, GradientMismatch, GradientWarning, IntegrationError, InvalidInputError, InvalidTypeError,
     MissingDerivativeError, RefnodeError)
+
+# a problem
 from refnode.fields.field import VectorField
 from refnode.problems.problem import Problem
-from refnode.sensitivity.gradient import gradient, jvp, vjp
+
+# its solution
 from refnode.solve.initial_value import solve
 from refnode.solve.solve_ivp import solve_ivp
+
+# the derivatives of its solution
+from refnode.sensitivity.gradient import gradient, jvp, vjp
+
+# and their proof
+from refnode.gradcheck.verdict import check_gradient

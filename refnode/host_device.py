@@ -16,9 +16,12 @@ import functools
 import hashlib
 import os
 import pathlib
+import pickle
 import shutil
 import types as python_types
+import uuid
 import warnings
+import zlib
 
 import numba
 from numba import njit, types
@@ -43,6 +46,7 @@ INTEGERS = types.Array(types.int64, 1, "C")
 
 # --- the disk cache -------------------------------------------------------------------------------
 
+@functools.lru_cache(maxsize=1)
 def package_root():
     return pathlib.Path(__file__).resolve().parent
 
@@ -75,7 +79,7 @@ class _PackageLocator(caching._CacheLocator):
     """
 
     def __init__(self, py_func, py_file):
-        place = hashlib.sha256(str(package_root()).encode()).hexdigest()[:8]
+        place = hashlib.sha256(f"{package_root()} {numba.__version__}".encode()).hexdigest()[:8]
         self._path = cache_home() / f"{source_hash()}-{place}"
         self._lineno = py_func.__code__.co_firstlineno
         self._py_file = py_file
@@ -98,10 +102,50 @@ class _PackageCacheImpl(caching.CompileResultCacheImpl):
     _locator_classes = [_PackageLocator]
 
 
+class _CheckedFiles(caching.IndexDataCacheFile):
+    """Index and data files with a checksum: damaged machine code must be noticed before it runs.
+
+    Each entry has a data file of its own, written before the index: two processes that fill the cache at
+    once can lose an entry, but not pair one's index with the other's data.
+    """
+
+    def save(self, key, data):
+        name = self._data_name(uuid.uuid4().int)
+        self._save_data(name, data)
+        try:
+            overloads = self._load_index()
+        except Exception:                       # a damaged index is replaced
+            overloads = {}
+        self._save_index({**overloads, key: name})
+
+    def _dump(self, obj):
+        payload = super()._dump(obj)
+        return zlib.crc32(payload).to_bytes(4, "big") + payload
+
+    def _load_data(self, name):
+        content = pathlib.Path(self._data_path(name)).read_bytes()
+        if zlib.crc32(content[4:]).to_bytes(4, "big") != content[:4]:
+            raise ValueError(f"{name} is damaged")
+        return pickle.loads(content[4:])
+
+    def _save_index(self, overloads):
+        self._save_data(self._index_name, overloads)
+
+    def _load_index(self):
+        try:
+            return self._load_data(self._index_name)
+        except FileNotFoundError:
+            return {}
+
+
 class _PackageCache(caching.FunctionCache):
     """A function cache that a corrupt file or a read-only folder cannot break: it warns and compiles."""
 
     _impl_class = _PackageCacheImpl
+
+    def __init__(self, py_func):
+        super().__init__(py_func)
+        self._cache_file = _CheckedFiles(self._cache_path, self._impl.filename_base, source_hash())
 
     def load_overload(self, sig, target_context):
         try:
@@ -208,20 +252,27 @@ class Driver:
             self._entry = self.py_func if config.DISABLE_JIT else self.compile(_PackageCache(self.py_func))
         return self._entry(*args)
 
-    def compile(self, cache=None):
+    def compile(self, cache):
         """The compiled entry point. It trusts its arguments to have the types of the signature."""
-        dispatcher = njit(**OPTIONS)(self.py_func)
-        if cache is not None:
-            dispatcher._cache = cache
-        with warnings.catch_warnings():         # functions as arguments are "experimental" to Numba
-            warnings.simplefilter("ignore", NumbaExperimentalFeatureWarning)
-            dispatcher.compile(self.signature)
-        (self.result,) = dispatcher.overloads.values()
-        return self.result.entry_point
+        return _entry_point(self.py_func, self.signature, cache)
 
-    def specialized(self):
-        """A driver whose functions are dispatchers, compiled into it instead of called by address."""
-        return njit(**OPTIONS)(self.py_func)
+    def specialized(self, functions):
+        """An entry point with ``functions``, the leading arguments, compiled in instead of called by address.
+
+        It takes the dispatchers themselves in their places.
+        """
+        types_ = (*map(numba.typeof, functions), *self.signature.args[len(functions):])
+        return _entry_point(self.py_func, INTEGER(*types_), caching.NullCache())
+
+
+def _entry_point(function, signature, cache):
+    dispatcher = njit(**OPTIONS)(function)
+    dispatcher._cache = cache
+    with warnings.catch_warnings():             # functions as arguments are "experimental" to Numba
+        warnings.simplefilter("ignore", NumbaExperimentalFeatureWarning)
+        dispatcher.compile(signature)
+    (result,) = dispatcher.overloads.values()
+    return result.entry_point
 
 
 def driver(*signature):

@@ -25,7 +25,7 @@ class Loss:
         return 0.0
 
     def vjp(self, ts, ys, y1):
-        return np.zeros_like(ys), np.zeros_like(y1)
+        return np.zeros(ys.shape), np.zeros(y1.shape)
 
     def jvp(self, ts, ys, y1, ys_tan, y1_tan):
         """Tangent of the value, from the cotangents: L' = <ys_bar, ys_tan> + <y1_bar, y1_tan>."""
@@ -74,10 +74,11 @@ class SumOfSquares(Loss):
 
     def value(self, ts, ys, y1):
         residual = self._residual(ys)
-        return self._weight(ys) * np.sum(residual * residual)
+        flat = residual.ravel("K")
+        return self._weight(ys) * (flat @ flat)
 
     def vjp(self, ts, ys, y1):
-        return 2.0 * self._weight(ys) * self._residual(ys), np.zeros_like(y1)
+        return (2.0 * self._weight(ys)) * self._residual(ys), np.zeros(y1.shape)
 
 
 class Linear(Loss):

@@ -90,7 +90,7 @@ def test_every_ode_mutant_fails_along_a_random_direction(mutant):
 
 def test_every_ode_mutant_fails_at_random_points():
     rng = np.random.default_rng(7)
-    for _ in range(5):
+    for _ in range(3):
         x = np.array([rng.uniform(-3, 3), rng.uniform(0.2, 2), rng.uniform(-2, 2), rng.uniform(-0.5, 0.5)])
         assert check_gradient(loss, x, adjoint_gradient).verdict == "PASS"
         for mutant in ODE_MUTANTS.values():
@@ -189,11 +189,12 @@ def test_taylor_rate_misses_what_the_verdict_catches():
 # --- right gradients are never flagged -------------------------------------------------------------
 
 PROFILES = ((np.sin, np.cos), (np.tanh, lambda u: 1 / np.cosh(u) ** 2), (lambda u: u**3, lambda u: 3 * u**2),
-            (lambda u: np.log1p(u**2), lambda u: 2 * u / (1 + u**2)), (lambda u: np.exp(-u**2), lambda u: -2 * u * np.exp(-u**2)))
+            (lambda u: np.log1p(u**2), lambda u: 2 * u / (1 + u**2)),
+            (lambda u: np.exp(-u**2), lambda u: -2 * u * np.exp(-u**2)))
 
 
 def random_problem(rng):
-    """(f, x, ∇f): f = unit · (offset + Σₖ cₖ φₖ(Wₖ·(x/s))) with units from 1e-30 to 1e30, zeros and dead components."""
+    """(f, x, ∇f): f = unit · (offset + Σₖ cₖ φₖ(Wₖ·(x/s))), units from 1e-30 to 1e30, zeros, dead components."""
     n, terms = rng.integers(1, 9), rng.integers(1, 5)
     spread = rng.choice([0, 3, 30])
     s, unit, offset = 10 ** rng.uniform(-spread, spread, n), 10 ** rng.uniform(-10, 10), rng.choice([0, 1, 1e3])
@@ -220,8 +221,9 @@ def broken(gradient, x, rng):
 
 
 def test_200_right_gradients_are_never_flagged_and_200_wrong_ones_always():
-    # INCONCLUSIVE is allowed for components of 1e-20 beside others of 1e20 that fun does not depend on (no step is known to be long
-    # enough): 3 % over 2000 problems, hence at most 8 % of 200. Of the wrong ones the broken component is the best determined.
+    # INCONCLUSIVE is allowed for components of 1e-20 beside others of 1e20 that fun does not depend on (no step
+    # is known to be long enough): 3 % over 2000 problems, hence at most 8 % of 200. In the wrong ones the
+    # component that is broken is one that is well determined.
     rng = np.random.default_rng(9)
     right, wrong = Counter(), Counter()
     while wrong.total() < 200:
@@ -236,41 +238,52 @@ def test_200_right_gradients_are_never_flagged_and_200_wrong_ones_always():
 
 @pytest.mark.parametrize("noise", [1e-12, 1e-9, 1e-6, 1e-3])
 def test_noise_is_never_blamed_on_the_gradient(noise):
-    # An error of 30 · noise · |f| / (|x|/8) and more is left in each slope: at 1e-12 it seldom matters to rtol 1e-6, at 1e-9
-    # often, from 1e-6 on always but by luck.
+    # An error of 30 · noise · |f| / (|x|/8) and more is left in each slope: at 1e-12 it seldom matters to
+    # rtol 1e-6, at 1e-9 often, from 1e-6 on always but by luck.
     rng = np.random.default_rng(10)
     verdicts = Counter()
-    for _ in range(50):
+    for _ in range(30):
         fun, x, gradient = random_problem(rng)
         amplitude = noise * abs(fun(x))
         verdicts[check_gradient(lambda x: fun(x) + amplitude * rng.standard_normal(), x, gradient).verdict] += 1
     assert verdicts["FAIL"] == verdicts["ERROR"] == 0
-    assert verdicts["INCONCLUSIVE"] >= {1e-12: 0, 1e-9: 10, 1e-6: 45, 1e-3: 45}[noise]
+    assert verdicts["INCONCLUSIVE"] >= {1e-12: 0, 1e-9: 8, 1e-6: 27, 1e-3: 27}[noise]
+
+
+def test_structure_between_the_steps_is_never_blamed_on_the_gradient():
+    # A ripple of slope 1e-5 and length d beside sin: steps above d see it as noise or not at all, steps below as slope.
+    verdicts = Counter()
+    for d in np.geomspace(1e-4, 1e-1, 150):
+        gradient = np.cos(1.0) + 1e-5 * np.cos(1.0 / d)
+        report = check_gradient(lambda x: np.sin(x[0]) + 1e-5 * d * np.sin(x[0] / d), [1.0], [gradient])
+        verdicts[report.verdict] += 1
+    assert verdicts["FAIL"] == verdicts["ERROR"] == 0
+    assert verdicts["PASS"] > 50
 
 
 def adaptive_solve(x, tol):
     """y(1)² by Heun's method with step control, accepting complex x; branches look at real parts only."""
     a, b, y = x
     t, h = 0.0, 0.1
-    while t < 1 - 1e-14:
-        h = h if t + h.real < 1 else 1 - t
+    while t.real < 1 - 1e-14:
+        h = h if (t + h).real < 1 else 1 - t
         k1 = -a * y + b * np.sin(y)
         k2 = -a * (y + h * k1) + b * np.sin(y + h * k1)
         error = np.sqrt((h * (k2 - k1) / 2) ** 2) / (tol * (1 + y))
         if error.real <= 1:
-            t, y = t + h.real, y + h * (k1 + k2) / 2
-        factor = 0.9 / np.sqrt(error) if error.real > 1e-10 else 5.0
-        h = h * min(5.0, max(0.2, factor.real))
+            t, y = t + h, y + h * (k1 + k2) / 2
+        factor = 0.9 / np.sqrt(error) if error.real > 1e-10 else 5.0 + 0 * error
+        h = h * (0.2 if factor.real < 0.2 else 5.0 if factor.real > 5 else factor)
     return y * y
 
 
 @pytest.mark.parametrize("tol", [1e-3, 1e-5])
 def test_adaptive_program_is_never_blamed_on_its_gradient(tol):
-    # Yours is the exact derivative of the program, through its step control. The program jumps by up to tol wherever a step is
-    # accepted or rejected anew, and finite differences see slopes off by jump/step: uncertain, but never FAIL. A wrong sign,
-    # an error of 200 %, is caught all the same.
+    # Yours is the exact derivative of the program, through its step control. The program jumps by up to tol
+    # wherever a step is accepted or rejected anew, and finite differences see slopes off by jump/step:
+    # uncertain, but never FAIL. A wrong sign, an error of 200 %, is caught all the same.
     rng = np.random.default_rng(11)
-    for _ in range(12):
+    for _ in range(8):
         x = rng.uniform(0.5, 2, 3)
         gradient = complex_step_gradient(lambda x: adaptive_solve(x, tol), x)
         verdict = check_gradient(lambda x: adaptive_solve(x, tol), x, gradient).verdict

@@ -1,4 +1,5 @@
 """Fields made from fields: a running cost as one more state."""
+import numpy as np
 from numba import njit
 
 from refnode.fields.field import VectorField
@@ -6,24 +7,32 @@ from refnode.host_device import is_compiled
 
 
 def with_running_cost(field, cost):
-    """The field of (y, q) with q' = g(t, y, theta): the running cost is q(t1) when q(t0) = 0. (COST-1)
+    """The field of (y, q) with q' = g(t, y, theta): the running cost is q(t1) when q(t0) = 0.
 
-    Since lam_q = dL/dq = 1 is constant, the adjoint of this field is the adjoint of ``field`` with the
-    source -(dg/dy)^T, so no sensitivity method needs to know of running costs.
+    Implements (COST-1). Since lam_q = dL/dq = 1 is constant, the adjoint of this field is the adjoint of
+    ``field`` with the source -(dg/dy)^T, so no sensitivity method needs to know of running costs.
 
     Parameters
     ----------
     field : VectorField
     cost : refnode.losses.RunningCost
     """
-    compiled = field.compiled and is_compiled(cost.g)
+    parts = (cost.g, cost.g_jvp, cost.g_vjp)
+    compiled = field.compiled and all(is_compiled(part) for part in parts if part is not None)
     wrap = njit(error_model="numpy") if compiled else lambda function: function
     f_jvp = None if field.jvp is None or cost.g_jvp is None else wrap(_jvp(field.jvp, cost.g_jvp))
     f_vjp = None if field.vjp is None or cost.g_vjp is None else wrap(_vjp(field.vjp, cost.g_vjp))
     return VectorField(
         wrap(_rhs(field.f, cost.g)), jvp=f_jvp, vjp=f_vjp, name=f"{field.name}+running_cost",
         n=None if field.n is None else field.n + 1, p=field.p,
-        tape_size=field.tape_size, tape_header=field.tape_header)
+        tape_size=field.tape_size, tape_header=field.tape_header,
+        numpy_form=None if field.numpy_form is None else _numpy_form(field.numpy_form, cost.g))
+
+
+def _numpy_form(fun, g):
+    def fun_and_g(t, y, theta):
+        return np.append(fun(t, y[:-1], theta), g(t, y[:-1], theta))
+    return fun_and_g
 
 
 def _rhs(f, g):

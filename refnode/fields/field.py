@@ -70,6 +70,7 @@ class VectorField:
         self.checked_sizes = set()       # (n, p) for which check_first_call has passed
         self.pace = {}                   # steps a compiled solver may take between looks for Ctrl-C
         self.specialized = {}            # solvers compiled for this field alone
+        self._tapes = []
         self._pointers = {}
 
     def __repr__(self):
@@ -116,6 +117,22 @@ class VectorField:
         tape[:, :self.tape_header.size] = self.tape_header
         return tape
 
+    def take_tape(self, rows, dtype=np.float64):
+        """A tape of at least that many rows: one given back earlier, or a new one.
+
+        Fresh pages of memory cost as much to touch as a field of moderate size costs to evaluate.
+        """
+        while self._tapes and dtype == np.float64:
+            tape = self._tapes.pop()
+            if tape.shape[0] >= rows:
+                return tape
+        return self.new_tape(rows, dtype)
+
+    def keep_tape(self, tape):
+        """Keep a tape for `take_tape`; at most one, so that memory does not grow."""
+        if tape.size and not self._tapes:
+            self._tapes.append(tape)
+
     def __call__(self, t, y, theta):
         """dy/dt at one point, shape (n,): for reading and plotting, not for inner loops."""
         y = np.ascontiguousarray(y, dtype=np.float64)
@@ -139,7 +156,13 @@ class VectorField:
         if sizes in self.checked_sizes or self._is_shipped():
             return
         y_copy, theta_copy = y.copy(), theta.copy()
-        _FIRST_CALL[_argument_count(self.user_f)](self, t, y_copy, theta_copy)
+        try:
+            _FIRST_CALL[_argument_count(self.user_f)](self, t, y_copy, theta_copy)
+        except InvalidInputError:
+            raise
+        except Exception as error:
+            error.add_note(f"in fun at t={t:g}, step 0")
+            raise
         if not np.array_equal(y_copy, y, equal_nan=True) or not np.array_equal(
                 theta_copy, theta, equal_nan=True):
             raise InvalidInputError("fun changed y or theta in place; they are inputs, write to dy only")

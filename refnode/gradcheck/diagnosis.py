@@ -172,8 +172,9 @@ def _single_precision(mismatch):
 def _another_truth(mismatch):
     """Small differences in the same direction everywhere: two discretisations of one derivative."""
     if mismatch.size < 1e-2 and mismatch.wrong.sum() > 1:
-        return (f"both point the same way and differ by {mismatch.size:.0e} × scale: fun may be an approximation (a solver at "
-                "a loose tolerance) and yours the derivative of the exact solution, or of fun with its steps frozen")
+        return (f"both point the same way and differ by {mismatch.size:.0e} × scale: fun may be an approximation "
+                "(a solver at a loose tolerance) and yours the derivative of the exact solution, or of fun with "
+                "its steps frozen")
     return None
 
 

@@ -52,8 +52,8 @@ def dot_product_test(jvp, vjp, x_tan, y_bar, *, roundings=None):
     x_tan, y_bar : number, array, or tuple, list or dict of such
         The tangent v and the cotangent w, nested as the functions take and return them.
     roundings : int, optional
-        k, the longest chain of roundings in a side. By default 8 (sizes of v and w): enough for the two dense products and
-        the functions of a layer; for a solve pass (steps × stages × the chain in f).
+        k, the longest chain of roundings in a side. By default 8 (sizes of v and w): enough for a dense
+        product and the functions of a layer; for a solve pass (steps × stages × the chain in f).
 
     Returns
     -------

@@ -36,8 +36,9 @@ def neville_table(z, base, base_noise):
     table[:, 0], gain[:, 0] = base, base_noise
     for j in range(1, columns):
         far, near = z[:-j], z[j:]
-        table[j:, j] = (far[:, None] * table[j:, j - 1] - near[:, None] * table[j - 1:-1, j - 1]) / (far - near)[:, None]
-        gain[j:, j] = (far * gain[j:, j - 1] + near * gain[j - 1:-1, j - 1]) / (far - near)
+        near_weight, far_weight = far / (far - near), near / (far - near)
+        table[j:, j] = near_weight[:, None] * table[j:, j - 1] - far_weight[:, None] * table[j - 1:-1, j - 1]
+        gain[j:, j] = near_weight * gain[j:, j - 1] + far_weight * gain[j - 1:-1, j - 1]
     return table, gain
 
 

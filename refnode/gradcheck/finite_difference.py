@@ -10,6 +10,8 @@ from refnode.gradcheck.extrapolation import neville_table, noise_samples, trunca
 FIRST_LEVELS = tuple(range(3, 11))   # steps 2⁻³ … 2⁻¹⁰ of the typical size
 FINER = 5                            # levels added when the best estimate lies at the fine end
 FINEST_LEVEL = 30
+PROBE_LEVELS = tuple(range(17, 22))  # far below the steps in use: is a noisy function smooth at a smaller scale?
+PROBE_NOISE = 64.0                   # roundings; noise above this may be structure
 MIN_LEVELS = 5                       # fewer leave no difference to measure noise by
 FIRST_COST = 2 * len(FIRST_LEVELS)   # evaluations of fun before any refinement
 NOISE_FACTOR = 3.0                   # from the root mean square of a few samples to a bound
@@ -163,17 +165,19 @@ def partial_derivatives(guarded, components, size, rtol):
     sweeps = [DirectionalSweep(guarded, unit_vector(guarded.x.size, i), size) for i in components]
     if not sweeps:
         return []
-    first = np.array([np.nan_to_num(sweep.derivative().value) for sweep in sweeps])
+    first = np.array([np.nan_to_num(sweep.slope()) for sweep in sweeps])
     target = rtol * gradient_scale(first, size[list(components)])
     for sweep, wanted in zip(sweeps, target):
         sweep.refine(wanted)
+        sweep.probe()
     return [_second_opinion(sweep, wanted, size) for sweep, wanted in zip(sweeps, target)]
 
 
 def directional_derivative(guarded, direction, size, rtol):
     """`FiniteDifference` of arrays (m,) along one direction."""
     sweep = DirectionalSweep(guarded, direction, size)
-    sweep.refine(rtol * np.abs(sweep.derivative().value))
+    sweep.refine(rtol * np.abs(sweep.slope()))
+    sweep.probe()
     return sweep.derivative()
 
 
@@ -187,13 +191,13 @@ def _second_opinion(sweep, target, size):
     """
     own, common = sweep.derivative(), np.median(size)
     rounding = 16 * sweep.guarded.eps * sweep.guarded.largest
-    improvable = (own.error > target) & (own.error < 0.01 * np.abs(own.value)) & (own.noise < rounding)
+    improvable = (own.error > target) & (own.error < 0.1 * np.abs(own.value)) & (own.noise < rounding)
     if not (improvable.any() and common > 16 * sweep.length and sweep.guarded.affords(FIRST_COST)):
         return own
     other_sweep = DirectionalSweep(sweep.guarded, sweep.direction, np.full(size.shape, common))
     other_sweep.refine(target)
     other = other_sweep.derivative()
-    agree = np.abs(other.value - own.value) <= CONFLICT * (other.error + own.error)
+    agree = np.abs(other.value - own.value) <= other.error + own.error
     return other if ((other.error < own.error) & agree).all() else own
 
 
@@ -208,9 +212,8 @@ class DirectionalSweep:
         self.guarded, self.direction = guarded, direction
         self.length = _power_of_two(length_along(direction, size))
         self.pivot = int(np.argmax(np.abs(direction)))
-        self.samples = {}
-        for level in FIRST_LEVELS:
-            self._sample(level)
+        self.samples = {level: self._sample(level) for level in FIRST_LEVELS}
+        self.probes = {}
 
     def refine(self, target):
         """Halve the step further until the error of φ'(0) is ≤ target or the noise floor is reached."""
@@ -218,18 +221,39 @@ class DirectionalSweep:
         while wanted.any() and self._extend(wanted):
             wanted = self._estimate().error > target * self.length
 
+    def probe(self):
+        """Where the noise is more than rounding, sample a window of far smaller steps.
+
+        An adaptive solver is smooth between the points where a step is accepted or rejected anew, and jumps
+        there. Steps that span many jumps see the trend, the derivative of the program is that of one piece.
+        """
+        rounding = PROBE_NOISE * self.guarded.eps * self.guarded.largest
+        noisy = (self._estimate().noise > rounding).any()
+        if noisy and self.guarded.affords(2 * len(PROBE_LEVELS)):
+            self.probes = {level: self._sample(level) for level in PROBE_LEVELS if level not in self.samples}
+
     def derivative(self):
         """The directional derivative of fun, a `FiniteDifference` of arrays of shape (m,)."""
         best, gap = self._estimate(), self._gap()
-        tau = np.append(self._arrays()[0], np.nan)
-        return FiniteDifference(value=best.value / self.length, error=best.error / self.length,
+        tau = np.append(_arrays(self.samples, self.guarded)[0], np.nan)
+        return FiniteDifference(value=best.value / self.length, error=self._cross_examined(best) / self.length,
                                 step=tau[best.level] * self.length, noise=best.noise,
                                 gap=gap.value / self.length, gap_error=gap.error / self.length,
                                 evaluations=self.guarded.count)
 
-    def _estimate(self):
+    def slope(self):
+        """The value of the directional derivative alone, shape (m,)."""
+        return self._estimate().value / self.length
+
+    def _cross_examined(self, best):
+        """The error of `best`, enlarged to its distance from the slope that the probes see, if they exclude it."""
+        fine = self._estimate(self.probes)
+        distance = np.abs(fine.value - best.value)
+        return np.where(distance > CONFLICT * (fine.error + best.error), distance, best.error)
+
+    def _estimate(self, samples=None):
         """length·φ'(0), in units of fun."""
-        tau, plus, minus = self._arrays()
+        tau, plus, minus = _arrays(self.samples if samples is None else samples, self.guarded)
         if len(tau) < MIN_LEVELS:
             return _nothing(self.guarded.value.shape)
         floor = self._rounding(plus, minus)
@@ -241,7 +265,7 @@ class DirectionalSweep:
 
         E(τ)/τ = gap + c₁τ + c₂τ² + …, all powers: a kink comes with the odd ones.
         """
-        tau, plus, minus = self._arrays()
+        tau, plus, minus = _arrays(self.samples, self.guarded)
         if len(tau) < MIN_LEVELS:
             return _nothing(self.guarded.value.shape)
         even = (plus - self.guarded.value) + (minus - self.guarded.value)
@@ -252,20 +276,13 @@ class DirectionalSweep:
         largest = np.maximum(np.abs(plus), np.abs(minus)).max(axis=0)
         return 0.5 * self.guarded.eps * np.maximum(largest, np.abs(self.guarded.value))
 
-    def _arrays(self):
-        rows = [self.samples[level] for level in sorted(self.samples) if self.samples[level] is not None]
-        shape = (0,) + self.guarded.value.shape
-        if not rows:
-            return np.empty(0), np.empty(shape), np.empty(shape)
-        tau, plus, minus = zip(*rows)
-        return np.array(tau), np.array(plus), np.array(minus)
-
     def _sample(self, level):
+        """(τ, φ(τ), φ(−τ)) with the τ really made, or None where fun has no finite value."""
         step = self.length * 2.0**-level * self.direction
         x_plus, x_minus = self.guarded.x.reshape(-1) + step, self.guarded.x.reshape(-1) - step
         made = (x_plus[self.pivot] - x_minus[self.pivot]) / (2 * self.direction[self.pivot] * self.length)
         usable = made > 0 and np.isfinite(x_plus).all() and np.isfinite(x_minus).all()
-        self.samples[level] = self._values(made, x_plus, x_minus) if usable else None
+        return self._values(made, x_plus, x_minus) if usable else None
 
     def _values(self, made, x_plus, x_minus):
         plus = self.guarded(x_plus)
@@ -275,16 +292,24 @@ class DirectionalSweep:
     def _extend(self, wanted):
         """Sample finer levels if the best estimates lie at that end or the noise floor is not yet in sight."""
         best = self._estimate()
-        usable = len(self._arrays()[0])
+        usable = len(_arrays(self.samples, self.guarded)[0])
         at_the_end = best.level >= usable - 2
         if usable >= MIN_LEVELS and not (wanted & (at_the_end | best.noise_falling)).any():
             return False
         finest = max(self.samples)
         if finest + FINER > FINEST_LEVEL or not self.guarded.affords(2 * FINER):
             return False
-        for level in range(finest + 1, finest + 1 + FINER):
-            self._sample(level)
+        self.samples.update({level: self._sample(level) for level in range(finest + 1, finest + 1 + FINER)})
         return True
+
+
+def _arrays(samples, guarded):
+    """τ of shape (levels,), decreasing, and φ(τ), φ(−τ) of shape (levels, m), of the usable samples."""
+    rows = [samples[level] for level in sorted(samples) if samples[level] is not None]
+    if not rows:
+        return np.empty(0), np.empty((0,) + guarded.value.shape), np.empty((0,) + guarded.value.shape)
+    tau, plus, minus = zip(*rows)
+    return np.array(tau), np.array(plus), np.array(minus)
 
 
 def _best_entry(table, gain, rounding):

@@ -46,8 +46,8 @@ def judge_component(reference, tolerance, yours, i, name, index, failures):
     elif not np.isfinite(reference.value[i]):
         verdict, note = "ERROR", f"fun has no finite values around x along {name}" + _first(failures)
     elif verdict == "INCONCLUSIVE":
-        note = (f"the reference of {name} is uncertain by {uncertainty:.1e}, the tolerance is {tolerance[i]:.1e} "
-                f"(step {reference.step[i]:.1e}, noise of fun {reference.noise:.1e})")
+        note = (f"the reference of {name} is uncertain by {uncertainty:.1e}, the tolerance is "
+                f"{tolerance[i]:.1e} (step {reference.step[i]:.1e}, noise of fun {reference.noise:.1e})")
     return _judgement(name, index, yours[i], reference.value[i], uncertainty, tolerance[i], verdict, note,
                       reference.difference[i], reference.difference_error[i])
 
@@ -64,8 +64,7 @@ def judge_direction(direction, slope, tolerance, yours):
     uncertainty = float(slope.error[0]) + gap / 2 + rounding
     asked = max(asked, 2 * rounding)
     verdict = judge(along, value, uncertainty, asked)
-    note = "" if verdict != "INCONCLUSIVE" else f"the slope along the random direction is uncertain by {uncertainty:.1e}"
-    return _judgement("<yours, v>, v random", None, along, value, uncertainty, asked, verdict, note, value,
+    return _judgement("<yours, v>, v random", None, along, value, uncertainty, asked, verdict, "", value,
                       float(slope.error[0]))
 
 
@@ -86,12 +85,17 @@ def overall_verdict(components, direction, size):
 
 def advice(components, settings):
     """What to do about an uncertain reference: the tolerance it can decide, and how to have a better one."""
-    uncertain = [c.uncertainty / c.tolerance for c in components
-                 if c.verdict == "INCONCLUSIVE" and c.tolerance > 0 and c.uncertainty > c.tolerance]
+    uncertain = [c.finite_difference_error / c.tolerance for c in components
+                 if c.verdict == "INCONCLUSIVE" and c.finite_difference_error > c.tolerance > 0]
     if not uncertain or settings["rtol"] == 0:
         return []
-    return [f"these finite differences can decide rtol {2 * max(uncertain) * settings['rtol']:.0e}, not {settings['rtol']:g}; for "
-            "more lower the noise of fun (tighter solver tolerances, fixed steps) or pass scale= for longer steps"]
+    possible = 2 * max(uncertain) * settings["rtol"]
+    if possible < 1:
+        best = f"can decide rtol {possible:.0e}, not {settings['rtol']:g}"
+    else:
+        best = "cannot decide this gradient"
+    return [f"these finite differences {best}; for more lower the noise of fun (tighter solver tolerances, fixed "
+            "steps) or pass scale= for longer steps"]
 
 
 def _all_compared(along):

@@ -98,7 +98,8 @@ def _combined(difference, value, error):
     return Reference(value=np.where(contradicted, difference.value, value),
                      error=np.where(contradicted, distance, error),
                      difference=difference.difference, difference_error=difference.difference_error,
-                     gap=difference.gap, step=difference.step, noise=difference.noise, compared=np.ones(value.shape, dtype=bool),
+                     gap=difference.gap, step=difference.step, noise=difference.noise,
+                     compared=np.ones(value.shape, dtype=bool),
                      source="complex step of fun, the program as it runs (every branch and step it takes)",
                      checks=[check])
 

@@ -9,7 +9,6 @@ most 24 bits, exact in float32 and in float64, so that one reference value serve
 so that a complex step through it gives gradients of the exact solution to rounding.
 """
 import numpy as np
-from scipy.linalg import expm
 
 from refnode import losses
 from refnode.fields import classical
@@ -143,6 +142,7 @@ CATALOGUE = {
 
 def linear_solution(y0, theta, t0, t):
     """y(t) = exp(A (t - t0)) y0."""
+    from scipy.linalg import expm                       # late: slow to import
     n = len(y0)
     return expm((t - t0) * np.reshape(theta, (n, n))) @ np.asarray(y0)
 
@@ -177,6 +177,7 @@ def twin_growth_solution(y0, theta, t0, t):
 
 def forced_oscillator_solution(y0, theta, t0, t):
     """The exponential of the linear system in (q, q', cos(w t + phi), sin(w t + phi))."""
+    from scipy.linalg import expm                       # late: slow to import
     stiffness, damping, amplitude, omega, phase = theta
     matrix = np.array([[0.0, 1.0, 0.0, 0.0],
                        [-stiffness, -damping, amplitude, 0.0],

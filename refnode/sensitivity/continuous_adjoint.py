@@ -6,17 +6,18 @@ from numba import types
 
 from refnode.errors import GradientWarning
 from refnode.host_device import BLOCK, INTEGER, MATRIX, RHS, RHS_VJP, VECTOR, driver
+from refnode.sensitivity.cotangents import adjoint_unit, own_tolerances
 from refnode.sensitivity.equations import Backsolve, Interpolated
 from refnode.sensitivity.forward_solve import require_finished
 from refnode.sensitivity.jumps import observation_jump
 from refnode.solve.initial_value import flow_tolerances
 from refnode.solve.integrate import EVALUATIONS, INTEGRATE_TYPES, REJECTED, STEPS, H, integrate
-from refnode.solve.run import Trajectory, entry_point, leading_functions
+from refnode.solve.run import Trajectory, entry_point
 
 PATH_TYPES = types.Tuple((MATRIX, VECTOR, MATRIX, MATRIX, BLOCK))                   # P, times, y, k, k_extra
 SCRATCH_TYPES = types.Tuple((VECTOR, VECTOR, VECTOR, VECTOR))                       # w, y_now, slope, t_rate
 
-DRIFT_WARNING = 1e3        # reconstruction error of y0, in units of its error weight, worth a warning
+DRIFT_WARNING = 1e3        # reconstruction error of y, in units of its error weight, worth a warning
 
 
 @driver(RHS, RHS_VJP, VECTOR, INTEGER, INTEGRATE_TYPES)
@@ -43,27 +44,39 @@ class ReverseSweep:
         self.problem, self.forward, self.seeds = problem, forward, seeds
         field, specialize = forward.field, options.specialize
         self.options = options.replace(first_step=None, tstops=False)
-        self.entry = entry_point(driver_, field, specialize)
-        self.leading = (*leading_functions(field, specialize, "f", "vjp"), *leading)
+        self.entry, functions = entry_point(driver_, field, specialize, "f", "vjp")
+        self.leading = (*functions, *leading)
         n, p, start = forward.n, forward.theta.size, head.size
         self.lam = slice(start, start + n)
         self.state = np.concatenate([head, seeds.y1_bar, np.zeros(p)])
         self.blocks = np.array(([0] if start else []) + [start, start + n, start + n + p])
         rtol, atol = flow_tolerances(options, problem, problem.flow_y0)
-        own_rtol = extra.get("adjoint_rtol") or float(np.min(options.rtol))
-        own_atol = (extra.get("adjoint_atol") or float(np.min(options.atol))) * seeds.scale
+        own_rtol, own_atol = own_tolerances(extra, "adjoint", options)
         self.rtol = np.concatenate([rtol[:start], np.full(n + p, own_rtol)])
-        self.atol = np.concatenate([atol[:start], np.full(n + p, own_atol)])
+        self.atol = np.concatenate([atol[:start], np.full(n + p, own_atol * adjoint_unit(problem, forward, seeds))])
         self.t, self.h = problem.t1, None
         self.stats = {"nfev_reverse": 0, "n_steps_reverse": 0, "n_rejected_reverse": 0}
 
     def run(self):
-        """From t1 to t0, with the jump of lambda at every observation; returns the state at t0."""
-        for t, y_bar in zip(self.problem.ts[::-1], self.seeds.ys_bar[::-1]):
-            self._go_to(t)
-            observation_jump(self.state[self.lam], y_bar)
+        """From t1 to t0, with the jump of lambda at every observation; returns the state at t0. Implements (ADJ-1)."""
+        for k in range(self.problem.ts.size - 1, -1, -1):
+            self._go_to(self.problem.ts[k])
+            self._restart_at(self.forward.ys[k])
+            observation_jump(self.state[self.lam], self.seeds.ys_bar[k])
         self._go_to(self.problem.t0)
+        self._restart_at(self.forward.y_start)
         return self.state
+
+    def _restart_at(self, y):
+        """Replace a reconstructed state by the one known there, keeping the largest drift in its weight."""
+        head = self.state[:self.lam.start]
+        if head.size == 0:
+            return
+        n = self.problem.y0.size                                # a running cost has no part in lambda
+        weight = self.atol[:n] + self.rtol[:n] * np.abs(y[:n])
+        drift = np.abs(head - y)[:n] / np.where(weight > 0.0, weight, np.finfo(float).tiny)
+        self.stats["y_drift"] = max(self.stats.get("y_drift", 0.0), float(np.max(drift, initial=0.0)))
+        head[:] = y
 
     def _go_to(self, t):
         if t == self.t:
@@ -89,24 +102,22 @@ def reversed_grid(grid, start, end):
 
 
 def backsolve_cotangents(problem, options, extra, forward, seeds):
-    """y, lambda and the gradient integrated back together (Chen et al. 2018): no memory, but y drifts."""
+    """y, lambda and the gradient integrated back together (Chen et al. 2018): no memory, but y drifts.
+
+    At every observation y is known from the forward solve and starts afresh.
+    """
     head = forward.y1.copy()
     sweep = ReverseSweep(problem, options, extra, forward, seeds, integrate_backsolve,
                          (np.zeros(1), forward.n), head)
     state = sweep.run()
-    _report_drift(sweep, problem.flow_y0, state[:forward.n])
+    _warn_of_drift(sweep.stats["y_drift"])
     return state[sweep.lam], state[2 * forward.n:], sweep.stats
 
 
-def _report_drift(sweep, y0, reconstructed):
-    """How far from y0 the backward solve came out, in units of the error weight of y0."""
-    n = y0.size
-    weight = sweep.atol[:n] + sweep.rtol[:n] * np.abs(y0)
-    drift = float(np.max(np.abs(reconstructed - y0) / weight, initial=0.0))
-    sweep.stats["y0_drift"] = drift
+def _warn_of_drift(drift):
     if drift > DRIFT_WARNING:
         warnings.warn(
-            f"backsolve reconstructed y(t0) with an error of {drift:.3g} times its tolerance: the gradient "
+            f"backsolve reconstructed y with an error of {drift:.3g} times its tolerance: the gradient "
             "is unreliable; use 'discrete' or 'interpolating'", GradientWarning, stacklevel=5)
 
 

@@ -1,11 +1,14 @@
 """What reverse sweeps return, and the parts every recipe shares: seeds, and moving times."""
 import dataclasses
+import functools
+import math
 
 import numpy as np
 from numba import types
 
 from refnode.errors import InvalidInputError
-from refnode.host_device import MATRIX, RHS, VECTOR, driver
+from refnode.host_device import MATRIX, REAL, RHS, VECTOR, driver
+from refnode.linalg import copy_into
 from refnode.sensitivity.jumps import initial_time_cotangent, time_cotangent
 
 
@@ -39,7 +42,12 @@ class Gradient(Cotangents):
 
     loss: float = np.nan
     sensitivity: str = ""
-    solution: object = None
+    forward: object = dataclasses.field(default=None, repr=False)
+
+    @functools.cached_property
+    def solution(self):
+        """The forward `Solution`."""
+        return self.forward()
 
 
 @dataclasses.dataclass
@@ -49,31 +57,78 @@ class Seeds:
     ys_bar: np.ndarray
     y1_bar: np.ndarray
 
-    @property
-    def scale(self):
-        """The largest cotangent: the unit in which absolute tolerances on lambda count."""
-        largest = max(np.max(np.abs(self.ys_bar), initial=0.0), np.max(np.abs(self.y1_bar), initial=0.0))
-        return largest if largest > 0.0 else 1.0
+
+def own_tolerances(extra, kind, options):
+    """``{kind}_rtol`` and ``{kind}_atol``, by default the smallest tolerances of the solve.
+
+    Raises
+    ------
+    InvalidInputError
+        If the absolute one would be zero: sensitivities and gradient integrals begin at zero.
+    """
+    rtol = extra.get(f"{kind}_rtol", float(np.min(options.rtol)))
+    atol = extra.get(f"{kind}_atol", float(np.min(options.atol)))
+    if atol == 0.0:
+        raise InvalidInputError(f"atol is 0, but what {kind}_atol controls begins at 0: give {kind}_atol > 0")
+    return rtol, atol
+
+
+def adjoint_unit(problem, forward, seeds):
+    """The unit of lambda, in which its absolute tolerance counts; proportional to the loss.
+
+    The largest cotangent of a state, or what a running cost makes of one: |dg/dy| |t1 - t0|, at the ends
+    and the observations.
+    """
+    n = problem.y0.size
+    largest = max(np.max(np.abs(seeds.ys_bar[:, :n]), initial=0.0),
+                  np.max(np.abs(seeds.y1_bar[:n]), initial=0.0))
+    if problem.flow_field is not problem.field:
+        slopes = cost_slopes(problem, np.vstack([problem.flow_y0, forward.ys, forward.y1]))
+        slope = np.max(slopes[:, :n], initial=0.0) or np.max(slopes, initial=0.0)
+        largest = max(largest, slope * abs(problem.t1 - problem.t0))
+    return largest if largest > 0.0 else 1.0
+
+
+def cost_slopes(problem, states):
+    """|dg/dy|, and behind it |dg/dtheta|, at t0, the observations and t1, shape (K + 2, n + p)."""
+    field, n, theta = problem.flow_field, problem.y0.size, problem.theta
+    tape, dy = field.new_tape(1)[0], np.empty(n + 1)
+    slopes = np.zeros((len(states), n + 1 + theta.size))
+    for t, y, row in zip([problem.t0, *problem.ts, problem.t1], states, slopes):
+        field.f(t, y, theta, tape, dy)
+        dy_bar = np.append(np.zeros(n), 1.0)
+        field.vjp(t, y, theta, tape, dy_bar, np.zeros(1), row[:n + 1], row[n + 1:])
+    return np.abs(np.delete(slopes, n, axis=1))
 
 
 def require_finite(name, array):
     """Raise InvalidInputError naming the first entry that is not finite."""
+    if math.isfinite(np.add.reduce(array, axis=None)):          # quick, and finite only if all entries are
+        return
     finite = np.isfinite(array)
     if not finite.all():
         bad = np.argwhere(~finite)
         index = tuple(int(i) for i in bad[0])
-        raise InvalidInputError(f"{name} must be finite, found {name}{list(index)} = {array[index]}")
+        entry = f"{name}{list(index)}" if index else name
+        raise InvalidInputError(f"{name} must be finite, found {entry} = {array[index]}")
 
 
-SLOPE_TYPES = types.Tuple((VECTOR, MATRIX, VECTOR, VECTOR, MATRIX))
+SLOPE_TYPES = types.Tuple((REAL, VECTOR, VECTOR, MATRIX, REAL, VECTOR, VECTOR, VECTOR, MATRIX))
 
 
 @driver(RHS, SLOPE_TYPES)
 def slopes_at(f, arguments):
-    """slopes[j] = f(ts[j], ys[j], theta), for arguments (ts, ys, theta, tape, slopes)."""
-    ts, ys, theta, tape, slopes = arguments
+    """f at t0, at every observation and at t1, into slopes (K + 2, n)."""
+    t0, y0, ts, ys, t1, y1, theta, tape, slopes = arguments
+    f(t0, y0, theta, tape, slopes[0])
+    f(t1, y1, theta, tape, slopes[ts.shape[0] + 1])
     for j in range(ts.shape[0]):
-        f(ts[j], ys[j], theta, tape, slopes[j])
+        if ts[j] == t0:
+            copy_into(slopes[0], slopes[j + 1])
+        elif ts[j] == t1:
+            copy_into(slopes[ts.shape[0] + 1], slopes[j + 1])
+        else:
+            f(ts[j], ys[j], theta, tape, slopes[j + 1])
     return 0
 
 

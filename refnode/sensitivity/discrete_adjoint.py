@@ -16,7 +16,7 @@ from refnode.host_device import (
 from refnode.linalg import copy_into
 from refnode.sensitivity.jumps import observation_jump
 from refnode.solve.integrate import FINISHED, KEEP_TAPE, RUNNING, Method, Path
-from refnode.solve.run import entry_point, leading_functions, run_slices
+from refnode.solve.run import entry_point, run_slices, where
 from refnode.steppers.explicit_rk import (
     dense_output, dense_output_vjp, explicit_rk_step_jvp, explicit_rk_step_vjp, extra_slopes_jvp,
     extra_slopes_vjp)
@@ -177,9 +177,12 @@ class StoredSteps:
     def sweep(self, driver_, derivative, arguments, position):
         """Run a sweep to its end, returning to Python now and then."""
         specialize = self.forward.options.specialize
-        entry = entry_point(driver_, self.field, specialize)
-        functions = leading_functions(self.field, specialize, "f", derivative)
-        run_slices(entry, (*functions, arguments), position, SLICE, self.field.pace)
+        entry, functions = entry_point(driver_, self.field, specialize, "f", derivative)
+        try:
+            run_slices(entry, (*functions, arguments), position, SLICE, self.field.pace)
+        except Exception as error:
+            error.add_note(where(derivative, self.forward.times[position[STEP]], position[STEP]))
+            raise
 
 
 def pull_cotangents(forward, seeds):

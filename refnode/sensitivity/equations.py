@@ -73,7 +73,7 @@ Backsolve = collections.namedtuple("Backsolve", ["f", "f_vjp", "t_rate", "n"])
 def backsolve_rhs(system, t, state, theta, tape, rate):
     """The adjoint with y solved again, backwards, beside it: state (y, lam, grad), shape (2 n + p,).
 
-    Chen et al. 2018, algorithm 1.
+    Implements (ADJ-4). Chen et al. 2018, algorithm 1.
     """
     n = system.n
     y, lam = state[:n], state[n:2 * n]
@@ -89,7 +89,7 @@ Interpolated = collections.namedtuple(
 def interpolated_rhs(system, t, state, theta, tape, rate):
     """The adjoint with y read from the forward solve's dense output: state (lam, grad), shape (n + p,).
 
-    Hindmarsh & Serban, CVODES (2005), section 2.7.
+    Implements (ADJ-5). Hindmarsh & Serban, CVODES (2005), section 2.7.
     """
     n = system.y_now.shape[0]
     read_path(system.P, system.times, system.y, system.k, system.k_extra, t, system.w, system.y_now)

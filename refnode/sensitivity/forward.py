@@ -2,12 +2,13 @@
 import numpy as np
 
 from refnode.host_device import INTEGER, MATRIX, RHS, RHS_JVP, driver
+from refnode.sensitivity.cotangents import own_tolerances
 from refnode.sensitivity.discrete_adjoint import push_tangents
 from refnode.sensitivity.equations import Variational
-from refnode.sensitivity.forward_solve import require_finished, solved
+from refnode.sensitivity.forward_solve import check_first_call, require_finished, solved
 from refnode.solve.integrate import INTEGRATE_TYPES, integrate
 from refnode.solve.initial_value import flow_tolerances
-from refnode.solve.run import Trajectory, entry_point, leading_functions
+from refnode.solve.run import Trajectory, entry_point
 
 
 @driver(RHS, RHS_JVP, MATRIX, INTEGER, INTEGRATE_TYPES)
@@ -47,16 +48,14 @@ def variational_tangents(problem, options, extra, y0_tans, theta_tans):
                         np.max(np.abs(theta_tans), axis=1, initial=0.0))
     scales[scales == 0.0] = 1.0
     rtol, atol = flow_tolerances(options, problem, y0)
-    tangent_rtol = extra.get("tangent_rtol") or float(np.min(options.rtol))
-    tangent_atol = extra.get("tangent_atol") or float(np.min(options.atol))
+    tangent_rtol, tangent_atol = own_tolerances(extra, "tangent", options)
     trajectory = Trajectory(
         options, field, np.concatenate([y0, np.ravel(y0_tans)]), problem.theta, problem.t0, problem.t1,
         problem.ts, keep=False, rtol=np.concatenate([rtol, np.full(m * n, tangent_rtol)]),
         atol=np.concatenate([atol, np.repeat(tangent_atol * scales, n)]),
         blocks=np.arange(0, (m + 1) * n + 1, n) if n else np.zeros(1, dtype=np.int64))
-    field.check_first_call(problem.t0, y0, problem.theta)
-    entry = entry_point(integrate_variational, field, options.specialize)
-    functions = leading_functions(field, options.specialize, "f", "jvp")
+    check_first_call(problem)
+    entry, functions = entry_point(integrate_variational, field, options.specialize, "f", "jvp")
     status = trajectory.run(entry, (*functions, np.ascontiguousarray(theta_tans), n))
     require_finished(trajectory, status, "the variational solve")
     states = trajectory.ys.reshape(problem.ts.size, m + 1, n)

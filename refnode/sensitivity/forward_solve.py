@@ -7,10 +7,16 @@ from refnode.solve.solution import solution_of
 
 def solved(problem, options, *, keep, keep_tape=False, dense=False):
     """The finished trajectory of a problem's flow, or IntegrationError carrying what was computed."""
+    check_first_call(problem)
     trajectory, status = solve_forward(problem.flow_field, problem.flow_y0, problem, options,
                                        keep=keep, keep_tape=keep_tape, dense=dense)
     require_finished(trajectory, status, "the forward solve")
     return trajectory
+
+
+def check_first_call(problem):
+    """Check the user's function; that of a flow with a running cost is the package's own."""
+    problem.field.check_first_call(problem.t0, problem.y0, problem.theta)
 
 
 def require_finished(trajectory, status, what):

@@ -1,7 +1,9 @@
 """The public doors to derivatives of a solve: `gradient`, `vjp` and `jvp`."""
+import math
+
 import numpy as np
 
-from refnode.errors import InvalidInputError
+from refnode.errors import InvalidInputError, MissingDerivativeError
 from refnode.sensitivity.continuous_adjoint import backsolve_cotangents, interpolating_cotangents
 from refnode.sensitivity.cotangents import Gradient, Seeds, require_finite, slopes_at, with_times
 from refnode.sensitivity.discrete_adjoint import pull_cotangents
@@ -35,7 +37,7 @@ def gradient(problem, sensitivity="discrete", **options):
     Returns
     -------
     Gradient
-        ``loss, y0, theta, t0, t1, ts, stats, solution``.
+        ``loss, y0, theta, t0, t1, ts, stats``, and ``solution``, the forward `Solution`.
 
     Raises
     ------
@@ -51,7 +53,7 @@ def gradient(problem, sensitivity="discrete", **options):
     loss = _LossSeeds(problem)
     cotangents, forward = _pull(problem, sensitivity, options, loss)
     return Gradient(**vars(cotangents), loss=loss.value, sensitivity=sensitivity,
-                    solution=_solution_without_cost(forward, problem))
+                    forward=lambda: _solution_without_cost(forward, problem))
 
 
 def vjp(problem, ys_bar=None, y1_bar=None, sensitivity="discrete", **options):
@@ -108,7 +110,7 @@ def jvp(problem, y0_tan=None, theta_tan=None, t0_tan=0.0, t1_tan=0.0, ts_tan=Non
     theta_tans = _array("theta_tan", theta_tan, problem.theta.shape)[None]
     tangents = TANGENTS[recipe.equation](problem, options, own, y0_tans, theta_tans)
     ts_tan = np.array([t1_tan]) if problem.ts_is_t1 else _array("ts_tan", ts_tan, problem.ts.shape)
-    slopes = slopes_of(problem.field, problem, np.vstack([problem.y0, tangents.ys, tangents.y1]))
+    slopes = slopes_of(problem.field, problem, problem.y0, tangents.ys, tangents.y1)
     return observation_tangent(tangents.ys_tans[:, 0], ts_tan[:, None], slopes[1:-1]).T
 
 
@@ -121,8 +123,9 @@ CONTINUOUS = {"backsolved": backsolve_cotangents, "interpolated": interpolating_
 def _pull(problem, sensitivity, options, seeds_of):
     """Cotangents by the named recipe, and the forward trajectory; ``seeds_of(forward) -> Seeds``."""
     recipe = recipe_named(sensitivity)
-    problem.flow_field.require(recipe.needs)
+    _require_derivative(problem, recipe.needs)
     own, options = _split_options(options)
+    _require_cost_weight(problem, options)
     pull = _pull_by_tangents if recipe.equation in TANGENTS else _pull_back
     return pull(problem, recipe, own, options, seeds_of)
 
@@ -134,6 +137,7 @@ def _pull_back(problem, recipe, own, options, seeds_of):
     seeds = seeds_of(forward)
     if discrete:
         y0_bar, theta_bar = pull_cotangents(forward, seeds)
+        forward.give_back_tape()
         stats = {"n_steps_reverse": forward.n_steps}
     else:
         y0_bar, theta_bar, stats = CONTINUOUS[recipe.reversal](problem, options, own, forward, seeds)
@@ -142,7 +146,7 @@ def _pull_back(problem, recipe, own, options, seeds_of):
 
 
 def _pull_by_tangents(problem, recipe, own, options, seeds_of):
-    """Cotangents by contracting the tangents in every direction of y0 and theta with the seeds."""
+    """Cotangents: the tangents in every direction of y0 and theta, contracted with the seeds. Implements (VAR-2)."""
     n, p = problem.flow_y0.size, problem.theta.size
     y0_tans, theta_tans = np.eye(n + p)[:, :n], np.eye(n + p)[:, n:]
     tangents = TANGENTS[recipe.equation](problem, options, own, np.ascontiguousarray(y0_tans),
@@ -154,16 +158,19 @@ def _pull_by_tangents(problem, recipe, own, options, seeds_of):
 
 
 def _with_times(problem, seeds, ys, y1, y0_bar, theta_bar, stats):
-    slopes = slopes_of(problem.flow_field, problem, np.vstack([problem.flow_y0, ys, y1]))
+    slopes = slopes_of(problem.flow_field, problem, problem.flow_y0, ys, y1)
     return with_times(problem, seeds, y0_bar, theta_bar.copy(), slopes, stats)
 
 
-def slopes_of(field, problem, states):
+def slopes_of(field, problem, y0, ys, y1):
     """f at t0, at every observation and at t1, for the states there, shape (K + 2, n)."""
-    slopes = np.empty(states.shape)
-    times = np.concatenate([[problem.t0], problem.ts, [problem.t1]])
-    entry_point(slopes_at, field, False)(
-        *field.functions("f"), (times, states, problem.theta, field.new_tape(1)[0], slopes))
+    slopes = np.empty((len(ys) + 2, y0.size))
+    entry, functions = entry_point(slopes_at, field, False, "f")
+    tape = field.take_tape(1)
+    entry(*functions, (
+        problem.t0, y0, problem.ts, np.ascontiguousarray(ys), problem.t1, np.ascontiguousarray(y1),
+        problem.theta, tape[0], slopes))
+    field.keep_tape(tape)
     return slopes
 
 
@@ -176,22 +183,43 @@ class _LossSeeds:
     def __call__(self, forward):
         loss, n, size = self.problem.loss, self.problem.y0.size, self.problem.flow_y0.size
         ys, y1 = forward.ys[:, :n].T, forward.y1[:n]
-        running = forward.y1[n:].sum()
-        self.value = float(loss.value(self.problem.ts, ys, y1) + running)
-        require_finite("loss", np.array(self.value))
+        self.value = float(loss.value(self.problem.ts, ys, y1))
+        if size > n:
+            self.value += float(forward.y1[n])
+        if not math.isfinite(self.value):
+            raise InvalidInputError(f"loss must be finite, found {self.value}")
         ys_bar, y1_bar = loss.vjp(self.problem.ts, ys, y1)
-        require_finite("ys_bar", ys_bar)
-        require_finite("y1_bar", y1_bar)
-        if size == n:
-            return Seeds(np.ascontiguousarray(ys_bar.T), np.array(y1_bar))
-        return Seeds(np.column_stack([ys_bar.T, np.zeros(len(ys_bar.T))]), np.append(y1_bar, 1.0))
+        seeds = Seeds(np.zeros((len(forward.ys), size)), np.ones(size))     # dL/dq = 1 for a running cost
+        seeds.ys_bar[:, :n] = _array("ys_bar", ys_bar, ys.shape).T
+        seeds.y1_bar[:n] = _array("y1_bar", y1_bar, y1.shape)
+        return seeds
 
 
 # --- small parts ----------------------------------------------------------------------------------
 
 def _split_options(options):
+    if "events" in options:
+        raise InvalidInputError("gradients through events are not implemented: a derivative that ignored "
+                                "them would be wrong; `solve_ivp` finds events, without derivatives")
     own = {name: options.pop(name) for name in OWN_OPTIONS if name in options}
+    for name, value in own.items():
+        if not (np.isscalar(value) and value > 0):
+            raise InvalidInputError(f"{name} must be a positive number, found {value!r}")
     return own, SolveOptions.of(**options)
+
+
+def _require_derivative(problem, which):
+    problem.field.require(which)
+    if problem.flow_field is not problem.field and getattr(problem.flow_field, which) is None:
+        raise MissingDerivativeError(
+            f"the running cost has no g_{which}, which this computation needs; write it by hand and pass "
+            f"running_cost(..., g_{which}=)")
+
+
+def _require_cost_weight(problem, options):
+    if problem.flow_field is not problem.field and not options.atol.flat[-1] > 0.0:
+        raise InvalidInputError("atol must be > 0 with a running cost, which is an integral that begins at 0 "
+                                "and takes the atol of the last state; found atol = 0")
 
 
 def _array(name, value, shape):

@@ -21,19 +21,19 @@ def observation_jump(lam, y_bar):
 
 def time_cotangent(y_bar, slope):
     """dL/dt_k = dL/dy(t_k) . f(t_k, y(t_k)), for an observation or the end t1. Implements (JUMP-2)."""
-    return np.sum(y_bar * slope, axis=-1)
+    return np.vecdot(y_bar, slope)
 
 
 def initial_time_cotangent(lam0, slope0):
     """dL/dt0 = -lam(t0) . f(t0, y0), with y(t0) = y0 held. Implements (JUMP-3)."""
-    return -np.sum(lam0 * slope0)
+    return -np.dot(lam0, slope0)
 
 
 def observation_tangent(y_tan, t_tan, slope):
-    """Tangent of y(t_k) when t_k moves too: S + t_tan f. The tangent of (JUMP-2)."""
+    """Tangent of y(t_k) when t_k moves too: S + t_tan f. Implements (JUMP-4), whose transpose is (JUMP-2)."""
     return y_tan + t_tan * slope
 
 
 def initial_tangent(y0_tan, t0_tan, slope0):
-    """Tangent of the state at the fixed time t0 when the initial time moves: y0_tan - t0_tan f. (JUMP-3)"""
+    """Tangent of the state at the old t0 when t0 moves: y0_tan - t0_tan f. Implements (JUMP-5), transpose (JUMP-3)."""
     return y0_tan - t0_tan * slope0

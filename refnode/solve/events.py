@@ -1,8 +1,8 @@
 """Events of `solve_ivp`: zeros of functions of (t, y), located on the dense output as SciPy does."""
 import numpy as np
-from scipy.optimize import brentq
 
 from refnode.errors import InvalidInputError, InvalidTypeError
+from refnode.solve.run import where
 
 EPS = np.finfo(float).eps
 
@@ -15,7 +15,8 @@ class Events:
         for function in functions:
             if not callable(function):
                 raise InvalidTypeError(f"events must be callable, found {type(function).__name__}")
-        self.functions = [_with_args(function, args) for function in functions]
+        self.functions = [_guarded(function, args, index, self) for index, function in enumerate(functions)]
+        self.steps = 0
         self.max_events = [_max_events(function) for function in functions]
         self.direction = np.array([getattr(function, "direction", 0) for function in functions], dtype=float)
         self.t = [[] for _ in functions]
@@ -26,6 +27,7 @@ class Events:
 
     def step(self, dense, t_old, t, y):
         """Locate the events of one step; returns the time of a terminal event, or None."""
+        self.steps += 1
         g_old, self.g = self.g, np.array([function(t, y) for function in self.functions], dtype=float)
         roots = [(self._root(index, dense, t_old, t), index) for index in self._active(g_old)]
         for root, index in sorted(roots, reverse=bool(t < t_old)):
@@ -42,14 +44,22 @@ class Events:
         return np.flatnonzero(wanted)
 
     def _root(self, index, dense, t_old, t):
+        from scipy.optimize import brentq       # late: it takes longer to import than all the rest
         return brentq(lambda s: self.functions[index](s, dense(s)), t_old, t, xtol=4 * EPS, rtol=4 * EPS)
 
     def arrays(self):
         return [np.asarray(t) for t in self.t], [np.asarray(y) for y in self.y]
 
 
-def _with_args(function, args):
-    return function if not args else lambda t, y: function(t, y, *args)
+def _guarded(function, args, index, events):
+    """``g(t, y)`` of an event; an exception in it carries a note where it happened."""
+    def g(t, y):
+        try:
+            return function(t, y, *args)
+        except Exception as error:
+            error.add_note(where(f"event {index}", t, events.steps))
+            raise
+    return g
 
 
 def _max_events(function):

@@ -3,7 +3,7 @@ import numpy as np
 
 from refnode.solve.integrate import integrate_field
 from refnode.solve.options import SolveOptions, tolerance_vectors
-from refnode.solve.run import Trajectory, entry_point, leading_functions
+from refnode.solve.run import Trajectory, entry_point
 from refnode.solve.solution import solution_of
 
 
@@ -33,10 +33,10 @@ def solve(problem, *, dense_output=False, **options):
 
 def solve_forward(field, y0, problem, options, *, keep, keep_tape=False, dense=False):
     """The trajectory of ``field`` from ``y0`` with the times and parameters of ``problem``, and its status."""
-    field.check_first_call(problem.t0, y0, problem.theta)
+    problem.field.check_first_call(problem.t0, problem.y0, problem.theta)
     trajectory = forward_trajectory(field, y0, problem, options, keep, keep_tape, dense)
-    entry = entry_point(integrate_field, field, options.specialize)
-    return trajectory, trajectory.run(entry, leading_functions(field, options.specialize, "f"))
+    entry, functions = entry_point(integrate_field, field, options.specialize, "f")
+    return trajectory, trajectory.run(entry, functions)
 
 
 def forward_trajectory(field, y0, problem, options, keep, keep_tape=False, dense=False):

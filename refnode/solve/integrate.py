@@ -131,8 +131,15 @@ def given_step(f, method, t, h, theta, counts, y, y1, k, tape, z):
     """A step of given length h."""
     explicit_rk_step(f, method.A, method.b, method.c, t, h, y, theta, tape, k, z, y1)
     counts[EVALUATIONS] += method.b.shape[0]
-    counts[COMPONENT] = first_non_finite(k[method.b.shape[0]])
+    counts[COMPONENT] = non_finite_component(k[method.b.shape[0]], y1)
     return NON_FINITE if counts[COMPONENT] >= 0 else RUNNING
+
+
+@host_device
+def non_finite_component(slope, y1):
+    """The component in which a step failed, or -1: a NaN in an inner stage may reach y1 alone."""
+    component = first_non_finite(slope)
+    return component if component >= 0 else first_non_finite(y1)
 
 
 @higher_order
@@ -168,7 +175,7 @@ def controlled_step(f, method, tolerance, t, target, theta, clock, counts, y, y1
         if np.isfinite(error):
             size = abs(h) * rejection_factor(control, error)
             continue
-        counts[COMPONENT] = first_non_finite(k[method.b.shape[0]])
+        counts[COMPONENT] = non_finite_component(k[method.b.shape[0]], y1)
         if counts[COMPONENT] < 0:                       # the norm overflowed, the slopes did not
             size = abs(h) * control[FACTOR_MIN]
             continue
@@ -195,15 +202,16 @@ def is_stiff(c, h, y1, z, k):
     """Whether |h| ||k_s - k_(s-1)|| / ||y1 - z_(s-1)|| exceeds STIFFNESS_BOUND, where c_(s-1) = 1.
 
     Hairer & Wanner, Solving ODEs II, IV.2: an estimate of |h lambda| from two slopes at the same time.
+    In the maximum norm, which no scale of y overflows.
     """
     s = c.shape[0]
     if c[s - 1] != 1.0:
         return False
     slopes, states = 0.0, 0.0
     for m in range(z.shape[0]):
-        slopes += abs(k[s, m] - k[s - 1, m]) ** 2
-        states += abs(y1[m] - z[m]) ** 2
-    return h * h * slopes > STIFFNESS_BOUND ** 2 * states
+        slopes = max(slopes, abs(k[s, m] - k[s - 1, m]))
+        states = max(states, abs(y1[m] - z[m]))
+    return abs(h) * slopes > STIFFNESS_BOUND * states
 
 
 @higher_order

@@ -1,6 +1,7 @@
 """The options of a solve, checked once."""
 import dataclasses
 import functools
+import numbers
 import warnings
 
 import numpy as np
@@ -67,7 +68,7 @@ class SolveOptions:
                 f"controller must be one of {list(CONTROLLERS)}, found {self.controller!r}")
         for name in ("first_step", "max_step"):
             value = getattr(self, name)
-            if value is not None and not (np.isscalar(value) and value > 0):
+            if value is not None and not (isinstance(value, numbers.Real) and value > 0):
                 raise InvalidInputError(f"{name} must be a positive number, found {value!r}")
         for name in ("max_steps", "n_steps"):
             value = getattr(self, name)
@@ -75,6 +76,8 @@ class SolveOptions:
                 raise InvalidInputError(f"{name} must be a positive integer, found {value!r}")
         if self.n_steps is not None and self.steps is not None:
             raise InvalidInputError("give n_steps or steps, not both")
+        if self.fixed and self.tstops:
+            raise InvalidInputError("tstops chooses where steps end, n_steps and steps do so too: give one")
         if not self.fixed and not self.tableau.adaptive:
             raise InvalidInputError(
                 f"method {self.tableau.name!r} has no error estimate, so it cannot choose its steps: "
@@ -91,6 +94,10 @@ class SolveOptions:
         try:
             return _cached_options(**options)
         except TypeError as error:
+            unknown = sorted(set(options) - OPTION_NAMES)
+            if unknown:
+                raise InvalidInputError(f"unknown option {', '.join(unknown)}; there are "
+                                        f"{', '.join(sorted(OPTION_NAMES))}") from None
             if "unhashable" not in str(error):
                 raise
             return cls(**options)
@@ -118,9 +125,20 @@ class SolveOptions:
         return dataclasses.replace(self, **changes)
 
 
-@functools.lru_cache(maxsize=64)
+OPTION_NAMES = frozenset(field.name for field in dataclasses.fields(SolveOptions))
+
+
+@functools.lru_cache(maxsize=64, typed=True)
 def _cached_options(**options):
     return SolveOptions(**options)
+
+
+def _vector(name, value, shape):
+    if value.ndim == 1 and value.shape != shape:
+        raise InvalidInputError(f"{name} must be a number or have shape {shape}, found {value.shape}")
+    vector = np.empty(shape)
+    vector.fill(value) if value.ndim == 0 else np.copyto(vector, value)
+    return vector
 
 
 def _tolerance(name, value):
@@ -135,6 +153,8 @@ def _tolerance(name, value):
 
 def _relative_tolerance(value):
     rtol = _tolerance("rtol", value)
+    if not np.all(np.isfinite(rtol)):
+        raise InvalidInputError(f"rtol must be finite, found {value!r}")
     if np.any(rtol < MIN_RTOL):
         warnings.warn(f"rtol below 100 eps cannot be met; raised to {MIN_RTOL:.3g}", stacklevel=4)
         rtol = np.maximum(rtol, MIN_RTOL)
@@ -149,13 +169,9 @@ def tolerance_vectors(rtol, atol, y0):
     InvalidInputError
         If a length does not fit, or an error weight atol_i + rtol_i |y_i| is zero at the start.
     """
-    vectors = []
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if value.ndim == 1 and value.shape != y0.shape:
-            raise InvalidInputError(f"{name} must be a number or have shape {y0.shape}, found {value.shape}")
-        vector = np.empty(y0.shape)
-        vector[:] = value
-        vectors.append(vector)
+    vectors = [_vector("rtol", rtol, y0.shape), _vector("atol", atol, y0.shape)]
+    if atol.ndim == 0 and atol > 0:
+        return vectors
     weight = vectors[1] + vectors[0] * np.abs(y0)
     if not weight.all():
         zero = int(np.flatnonzero(weight == 0.0)[0])

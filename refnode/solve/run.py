@@ -61,7 +61,7 @@ class Trajectory:
         if 8 * rows * self.field.tape_size > TAPE_BUDGET:
             self.limits[KEEP_TAPE] = 0
             rows = self.s + 2
-        self.tape = self.field.new_tape(rows, self.dtype)
+        self.tape = self.field.take_tape(rows, self.dtype)
 
     def grow(self):
         """Double the room for steps, keeping what is there."""
@@ -72,6 +72,11 @@ class Trajectory:
             after[:before.shape[0]] = before
         if kept_tape and self.limits[KEEP_TAPE]:
             self.tape[:old[4].shape[0] - 1] = old[4][:-1]
+
+    def give_back_tape(self):
+        """Let the next solve of this field reuse the tape; the steps can no longer be differentiated."""
+        tape, self.tape = self.tape, None
+        self.field.keep_tape(tape)
 
     def stored(self):
         """The steps taken, as the drivers that read them back take them: times, y, k, k_extra, tape."""
@@ -100,11 +105,16 @@ class Trajectory:
                 status = run_slices(entry, (*leading, self.arguments()), self.limits, SLICE,
                                     self.field.pace, one_step)
             except Exception as error:
-                error.add_note(f"in fun at t={self.clock[T]:g}, step {self.counts[STEPS]}")
+                error.add_note(where("fun", self.clock[T], self.counts[STEPS]))
                 raise
             if status != FULL:
                 return status
             self.grow()
+
+
+def where(what, t, step):
+    """The note an exception of a user's function carries."""
+    return f"in {what} at t={t:g}, step {step}"
 
 
 def run_slices(entry, arguments, controls, slice_index, pace, only_one=False):
@@ -129,19 +139,16 @@ def next_slice(steps, elapsed):
     return max(1, min(affordable, 8 * steps, 1_000_000))
 
 
-def entry_point(driver, field, specialize):
-    """``driver`` for this field: by address, specialised to it, or un-jitted if the field is plain Python."""
+def entry_point(driver, field, specialize, *which):
+    """``driver`` for this field, and the functions named as it takes them.
+
+    They are called by address, or compiled into it (specialize), or plain Python in an un-jitted driver.
+    """
     if not field.compiled:
-        return python_form(driver)
-    if specialize:
-        if driver not in field.specialized:
-            field.specialized[driver] = driver.specialized()
-        return field.specialized[driver]
-    return driver
-
-
-def leading_functions(field, specialize, *which):
-    """The functions of the field as the entry point of `entry_point` takes them."""
-    if field.compiled and specialize:
-        return [getattr(field, name) for name in which]
-    return field.functions(*which)
+        return python_form(driver), field.functions(*which)
+    if not specialize:
+        return driver, field.functions(*which)
+    functions = [getattr(field, name) for name in which]
+    if driver not in field.specialized:
+        field.specialized[driver] = driver.specialized(functions)
+    return field.specialized[driver], functions

@@ -1,4 +1,5 @@
 """`solve_ivp` with SciPy's signature, defaults and result fields."""
+import functools
 import warnings
 
 import numpy as np
@@ -81,16 +82,27 @@ def _field(fun, args, vectorized, n):
         raise InvalidTypeError(f"fun must be callable, found {type(fun).__name__}")
     name = getattr(fun, "__name__", "fun")
     if is_compiled(fun) and not args and not vectorized:
-        return VectorField(njit(error_model="numpy")(lambda t, y, theta: fun(t, y)), name=name, n=n)
+        return _compiled_field(fun, name, n)
     if vectorized:
-        return VectorField(lambda t, y, theta: np.ravel(fun(t, y[:, None], *args)), name=name, n=n)
-    return VectorField(lambda t, y, theta: fun(t, y, *args), name=name, n=n)
+        return VectorField(_users(fun, lambda t, y, theta: np.ravel(fun(t, y[:, None], *args))), name=name, n=n)
+    return VectorField(_users(fun, lambda t, y, theta: fun(t, y, *args)), name=name, n=n)
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled_field(fun, name, n):
+    """The field of a function compiled by njit, itself compiled once."""
+    return VectorField(njit(error_model="numpy")(_users(fun, lambda t, y, theta: fun(t, y))), name=name, n=n)
+
+
+def _users(fun, wrapper):
+    """``wrapper`` as a function of the user's module: fields of refnode's own skip the check of the first call."""
+    wrapper.__module__ = getattr(fun, "__module__", None) or "__main__"
+    return wrapper
 
 
 def _run(trajectory, watch):
     """Run to the end or to a terminal event; returns the status and the time of the event, if any."""
-    entry = entry_point(integrate_field, trajectory.field, False)
-    functions = trajectory.field.functions("f")
+    entry, functions = entry_point(integrate_field, trajectory.field, False, "f")
     if watch is None:
         return trajectory.run(entry, functions), None
     watch.start(trajectory.t0, trajectory.y[0].copy())
@@ -107,11 +119,13 @@ def _run(trajectory, watch):
 
 
 def _interpolant(trajectory, step):
-    """y(t) within one step."""
+    """y(t) within one step; at its end exactly the state there, whose sign an event has seen."""
     s, t = trajectory.s, trajectory.times
     h = t[step + 1] - t[step]
 
     def y_of(time):
+        if time == t[step + 1]:
+            return trajectory.y[step + 1].copy()
         out = np.empty(trajectory.n)
         dense_output_kernel(trajectory.options.tableau.P, (time - t[step]) / h, h, trajectory.y[step],
                             trajectory.k[step * s:(step + 1) * s + 1], trajectory.k_extra[step],

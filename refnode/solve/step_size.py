@@ -42,7 +42,7 @@ def scaled_norm(x, y, y1, rtol, atol, blocks):
         for m in range(blocks[block], blocks[block + 1]):
             ratio = x[m] / (atol[m] + rtol[m] * max(abs(y[m]), abs(y1[m])))
             total += ratio * ratio
-        if not total <= largest * (blocks[block + 1] - blocks[block]):       # also when total is NaN
+        if total > largest * (blocks[block + 1] - blocks[block]) or total != total:      # a NaN stays
             largest = total / (blocks[block + 1] - blocks[block])
     return np.sqrt(largest)
 
@@ -67,7 +67,7 @@ def error_norm(E, h, k, y, y1, rtol, atol, blocks):
             second += (h * e3 / scale) ** 2
         if first != 0.0:
             first = first / np.sqrt((first + 0.01 * second) * (blocks[block + 1] - blocks[block]))
-        if not first <= largest:
+        if first > largest or first != first:                                            # a NaN stays
             largest = first
     return largest
 
@@ -114,4 +114,6 @@ def first_step(f, t0, t1, y0, theta, tape, f0, control, rtol, atol, blocks, y1, 
     else:
         h1 = (0.01 / max(d1, d2)) ** control[EXPONENT]
     h = min(min(100.0 * h0, h1), min(length, control[H_MAX]))
-    return h if h > 0.0 else h0                    # a NaN slope at y1 must not become a NaN step
+    if not h > 0.0:                                # a NaN slope at y1 must not become a NaN step
+        h = h0
+    return h if h > 0.0 else 0.0                   # the smallest step, where even h0 overflowed

@@ -26,7 +26,7 @@ def add_slopes(weights, count, h, k, z):
 
 @host_device
 def stage_state(weights, count, h, y, k, z):
-    """z = y + h sum_{j < count} weights_j k_j. (ERK-1)"""
+    """z = y + h sum_{j < count} weights_j k_j. Implements (ERK-1)."""
     for m in range(z.shape[0]):
         total = 0.0
         for j in range(count):
@@ -36,7 +36,7 @@ def stage_state(weights, count, h, y, k, z):
 
 @host_device
 def stage_state_vjp(weights, count, h, z_bar, k, k_bar, y_bar):
-    """The transpose of `stage_state`; returns h_bar. (ERK-4)"""
+    """The transpose of `stage_state`; returns h_bar. Implements (ERK-4)."""
     h_bar = 0.0
     for m in range(z_bar.shape[0]):
         y_bar[m] += z_bar[m]                                    # z = y + h sum_j w_j k_j
@@ -53,9 +53,9 @@ def stage_state_vjp(weights, count, h, z_bar, k, k_bar, y_bar):
 
 @higher_order
 def explicit_rk_step(f, A, b, c, t, h, y, theta, tape, k, z, y1):
-    """y1 = y + h sum b_i k_i, k_i = f(t + c_i h, z_i, theta), z_i = y + h sum_j a_ij k_j. (ERK-2)
+    """y1 = y + h sum b_i k_i, k_i = f(t + c_i h, z_i, theta), z_i = y + h sum_j a_ij k_j.
 
-    ``k[0] = f(t, y)`` is given; overwrites k[1:] and y1; z (n,) is workspace.
+    Implements (ERK-2). ``k[0] = f(t, y)`` is given; overwrites k[1:] and y1; z (n,) is workspace.
     """
     s = b.shape[0]
     for i in range(1, s):
@@ -68,7 +68,7 @@ def explicit_rk_step(f, A, b, c, t, h, y, theta, tape, k, z, y1):
 @higher_order
 def explicit_rk_step_jvp(f, f_jvp, A, b, c, t, h, y, theta, t_tan, h_tan, y_tan, theta_tan,
                          recompute, tape, k, z, z_tan, k_tan, y1_tan):
-    """The tangent of `explicit_rk_step`. (ERK-3)
+    """The tangent of `explicit_rk_step`. Implements (ERK-3).
 
     ``k`` are the slopes of the step; overwrites k_tan (s + 1, n), all rows, and y1_tan (n,).
     ``recompute`` refills the tape by calling f again (into k, with equal values).
@@ -88,7 +88,7 @@ def explicit_rk_step_jvp(f, f_jvp, A, b, c, t, h, y, theta, t_tan, h_tan, y_tan,
 @higher_order
 def explicit_rk_step_vjp(f, f_vjp, A, b, c, t, h, y, theta, recompute, tape, k, y1, y1_bar, k_bar,
                          z, z_bar, t_bar, h_bar, y_bar, theta_bar):
-    """The transpose of `explicit_rk_step`: from the last slope to the first. (ERK-5)
+    """The transpose of `explicit_rk_step`: from the last slope to the first. Implements (ERK-5).
 
         k_bar_i = h (b_i y1_bar + sum_{j > i} a_ji z_bar_j),   z_bar_i = (df/dy)^T k_bar_i
 
@@ -112,7 +112,10 @@ def explicit_rk_step_vjp(f, f_vjp, A, b, c, t, h, y, theta, recompute, tape, k, 
 
 @higher_order
 def slope_vjp(f, f_vjp, node, t, h, z, theta, recompute, tape, k, k_bar, t_bar, h_bar, z_bar, theta_bar):
-    """The transpose of k = f(t + node h, z, theta): adds to t_bar, h_bar, z_bar, theta_bar."""
+    """The transpose of k = f(t + node h, z, theta): adds to t_bar, h_bar, z_bar, theta_bar.
+
+    Implements (ERK-8).
+    """
     if recompute:
         f(t + node * h, z, theta, tape, k)
     before = t_bar[0]
@@ -124,7 +127,10 @@ def slope_vjp(f, f_vjp, node, t, h, z, theta, recompute, tape, k, k_bar, t_bar, 
 
 @higher_order
 def extra_slopes(f, A_extra, c_extra, t, h, y, theta, tape, k, z, k_extra):
-    """The further slopes an interpolant needs; overwrites k_extra. None for most methods."""
+    """The further slopes an interpolant needs; overwrites k_extra. None for most methods.
+
+    Implements (ERK-9).
+    """
     own = k.shape[0]
     for e in range(A_extra.shape[0]):
         stage_state(A_extra[e], own, h, y, k, z)
@@ -145,7 +151,7 @@ def dense_weights(P, sigma, w):
 
 @host_device
 def dense_output(P, sigma, h, y, k, k_extra, w, out):
-    """out = y(t + sigma h) = y + h sum_i w_i(sigma) k_i; w is workspace. (ERK-6)"""
+    """out = y(t + sigma h) = y + h sum_i w_i(sigma) k_i; w is workspace. Implements (ERK-6)."""
     own = k.shape[0]
     dense_weights(P, sigma, w)
     stage_state(w, own, h, y, k, out)
@@ -155,7 +161,7 @@ def dense_output(P, sigma, h, y, k, k_extra, w, out):
 
 @host_device
 def dense_output_vjp(P, sigma, h, out_bar, w, k_bar, k_extra_bar, y_bar):
-    """The transpose of `dense_output` with sigma and h held. (ERK-7)"""
+    """The transpose of `dense_output` with sigma and h held. Implements (ERK-7)."""
     own = k_bar.shape[0]
     dense_weights(P, sigma, w)
     for m in range(out_bar.shape[0]):
@@ -170,7 +176,7 @@ def dense_output_vjp(P, sigma, h, out_bar, w, k_bar, k_extra_bar, y_bar):
 @higher_order
 def extra_slopes_jvp(f, f_jvp, A_extra, c_extra, t, h, y, theta, y_tan, theta_tan, tape, k, k_extra,
                      k_tan, z, z_tan, k_extra_tan):
-    """The tangent of `extra_slopes` with t and h held."""
+    """The tangent of `extra_slopes` with t and h held. Implements (ERK-10)."""
     own = k.shape[0]
     for e in range(A_extra.shape[0]):
         stage_state(A_extra[e], own, h, y, k, z)
@@ -185,7 +191,10 @@ def extra_slopes_jvp(f, f_jvp, A_extra, c_extra, t, h, y, theta, y_tan, theta_ta
 @higher_order
 def extra_slopes_vjp(f, f_vjp, A_extra, c_extra, t, h, y, theta, tape, k, k_extra, k_extra_bar,
                      z, z_bar, t_bar, k_bar, y_bar, theta_bar):
-    """The transpose of `extra_slopes` with t and h held: adds to k_bar, y_bar, theta_bar, uses up k_extra_bar."""
+    """The transpose of `extra_slopes` with t and h held. Implements (ERK-11).
+
+    Adds to k_bar, y_bar and theta_bar; uses up k_extra_bar.
+    """
     own = k.shape[0]
     for e in range(A_extra.shape[0] - 1, -1, -1):
         stage_state(A_extra[e], own, h, y, k, z)

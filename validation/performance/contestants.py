@@ -1,0 +1,178 @@
+"""The contestants of the benchmarks: each builds a function that returns (loss, gradient) for theta.
+
+Every builder takes a `Workload` and returns a callable without arguments, or raises ImportError if its
+library is not installed. Foreign libraries are imported only here.
+"""
+import dataclasses
+import functools
+
+import numpy as np
+
+import refnode
+from refnode.fields.neural import mlp_field
+from refnode.layers.parameters import initial_parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """One problem, the tolerance it is solved to, and what differs between libraries: its right-hand side."""
+
+    name: str
+    title: str
+    problem: object
+    tolerance: float
+    kind: str                       # "lotka_volterra" or "mlp"
+    widths: tuple = ()
+    batch: int = 0
+    mean: bool = False
+
+
+def w1():
+    """W1: Lotka-Volterra, 21 observations, tolerance 1e-8."""
+    problem = refnode.Problem(
+        refnode.fields.lotka_volterra, y0=[1.0, 1.0], theta=[1.5, 1.0, 3.0, 1.0], t_span=(0.0, 10.0),
+        ts=np.linspace(0, 10, 21), loss=refnode.losses.sum_of_squares())
+    return Workload("W1", "Lotka-Volterra, 21 observations, tolerance 1e-8", problem, 1e-8, "lotka_volterra")
+
+
+def w3():
+    """W3: an MLP 2-64-64-2 on a batch of 512 samples, tolerance 1e-5, loss mean y(1)^2."""
+    widths, batch = (2, 64, 64, 2), 512
+    y0 = np.random.default_rng(0).normal(size=batch * 2)
+    problem = refnode.Problem(
+        mlp_field(widths, batch=batch), y0=y0, theta=initial_parameters(widths, seed=0), t_span=(0.0, 1.0),
+        ts=[1.0], loss=refnode.losses.mean_of_squares())
+    return Workload("W3", "MLP 2-64-64-2, batch 512, float64, tolerance 1e-5", problem, 1e-5, "mlp",
+                    widths, batch, mean=True)
+
+
+# --- refnode --------------------------------------------------------------------------------------
+
+def refnode_contestant(work, **options):
+    def run():
+        result = refnode.gradient(work.problem, "discrete", method="dopri5", rtol=work.tolerance,
+                                  atol=work.tolerance, **options)
+        return result.loss, result.theta
+    return run
+
+
+# --- diffrax --------------------------------------------------------------------------------------
+
+def _layers(work, theta):
+    """(W, b) of every layer, as slices of theta."""
+    at, layers = 0, []
+    for d_in, d_out in zip(work.widths[:-1], work.widths[1:]):
+        w = theta[at:at + d_in * d_out].reshape(d_out, d_in)
+        layers.append((w, theta[at + d_in * d_out:at + d_in * d_out + d_out]))
+        at += d_in * d_out + d_out
+    return layers
+
+
+def _rhs(work, stack, tanh):
+    """f(t, y, theta) in any array library."""
+    def lotka_volterra(t, y, theta):
+        return stack([theta[0] * y[0] - theta[1] * y[0] * y[1], theta[3] * y[0] * y[1] - theta[2] * y[1]])
+
+    def mlp(t, y, theta):
+        layers = _layers(work, theta)
+        for w, b in layers[:-1]:
+            y = tanh(y @ w.T + b)
+        return y @ layers[-1][0].T + layers[-1][1]
+    return lotka_volterra if work.kind == "lotka_volterra" else mlp
+
+
+def _shaped(work, y0):
+    return y0.reshape(work.batch, -1) if work.kind == "mlp" else y0
+
+
+def diffrax_contestant(work, adjoint):
+    import jax
+    jax.config.update("jax_enable_x64", True)
+    import diffrax
+    import jax.numpy as jnp
+    controller = diffrax.PIDController(rtol=work.tolerance, atol=work.tolerance)
+    adjoints = {
+        "backsolve": diffrax.BacksolveAdjoint(solver=diffrax.Dopri5(), stepsize_controller=controller),
+        "default": diffrax.RecursiveCheckpointAdjoint()}
+    term = diffrax.ODETerm(_rhs(work, jnp.stack, jnp.tanh))
+    ts = jnp.asarray(work.problem.ts)
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=1)
+    def loss(y0, theta):
+        solution = diffrax.diffeqsolve(
+            term, diffrax.Dopri5(), work.problem.t0, work.problem.t1, None, y0, args=theta,
+            saveat=diffrax.SaveAt(ts=ts), stepsize_controller=controller, adjoint=adjoints[adjoint],
+            max_steps=4096)
+        return jnp.mean(solution.ys**2) if work.mean else jnp.sum(solution.ys**2)
+
+    y0, theta = jnp.asarray(_shaped(work, work.problem.y0)), jnp.asarray(work.problem.theta)
+
+    def run():
+        value, grad = jax.block_until_ready(loss(y0, theta))
+        return float(value), np.asarray(grad)
+    return run
+
+
+# --- torchdiffeq ----------------------------------------------------------------------------------
+
+def torchdiffeq_contestant(work, adjoint):
+    import torch
+    import torchdiffeq
+    torch.set_num_threads(1)
+    right_hand_side = _rhs(work, torch.stack, torch.tanh)
+
+    class Module(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.theta = torch.nn.Parameter(torch.tensor(work.problem.theta, dtype=torch.float64))
+
+        def forward(self, t, y):
+            return right_hand_side(t, y, self.theta)
+
+    module, y0 = Module(), torch.tensor(_shaped(work, work.problem.y0), dtype=torch.float64)
+    ts = torch.tensor(np.union1d([work.problem.t0], work.problem.ts), dtype=torch.float64)
+    observed = slice(ts.numel() - work.problem.ts.size, None)
+    solve = torchdiffeq.odeint_adjoint if adjoint == "adjoint" else torchdiffeq.odeint
+
+    def run():
+        module.theta.grad = None
+        ys = solve(module, y0, ts, method="dopri5", rtol=work.tolerance, atol=work.tolerance)[observed]
+        value = (ys**2).mean() if work.mean else (ys**2).sum()
+        value.backward()
+        return float(value), module.theta.grad.numpy().copy()
+    return run
+
+
+# --- CasADi / CVODES ------------------------------------------------------------------------------
+
+def casadi_contestant(work):
+    import casadi
+    if work.kind != "lotka_volterra":
+        raise ImportError("only formulas are given to CasADi")
+    y, theta = casadi.SX.sym("y", 2), casadi.SX.sym("theta", 4)
+    slope = casadi.vertcat(theta[0] * y[0] - theta[1] * y[0] * y[1], theta[3] * y[0] * y[1] - theta[2] * y[1])
+    options = {"reltol": work.tolerance, "abstol": work.tolerance}
+    grid = [float(t) for t in work.problem.ts]
+    solve = casadi.integrator("solve", "cvodes", {"x": y, "p": theta, "ode": slope}, work.problem.t0, grid, options)
+    p = casadi.MX.sym("p", 4)
+    loss = casadi.sumsqr(solve(x0=work.problem.y0, p=p)["xf"])
+    function = casadi.Function("loss", [p], [loss, casadi.gradient(loss, p)])
+
+    def run():
+        value, grad = function(work.problem.theta)
+        return float(value), np.ravel(grad)
+    return run
+
+
+def contestants_for(work):
+    """Name -> builder. refnode comes first."""
+    return {
+        "refnode discrete": lambda: refnode_contestant(work),
+        "refnode discrete, specialised": lambda: refnode_contestant(work, specialize=True),
+        "diffrax backsolve": lambda: diffrax_contestant(work, "backsolve"),
+        "diffrax default": lambda: diffrax_contestant(work, "default"),
+        "torchdiffeq": lambda: torchdiffeq_contestant(work, "through the solver"),
+        "torchdiffeq adjoint": lambda: torchdiffeq_contestant(work, "adjoint"),
+        "CasADi CVODES": lambda: casadi_contestant(work),
+    }

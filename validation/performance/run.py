@@ -1,0 +1,155 @@
+"""Time one gradient, refnode beside its peers, interleaved in one run: `make benchmark`.
+
+Each workload first checks that every contestant returns the same gradient, and prints its error beside
+its time. Absolute times depend on the machine and its load; the ratios are the result.
+
+    python validation/performance/run.py [--only W1] [--rounds 20] [--output validation/results]
+"""
+import os
+
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
+
+import argparse
+import json
+import pathlib
+import platform
+import time
+import warnings
+
+import numpy as np
+
+import refnode
+from contestants import contestants_for, w1, w3
+
+SECONDS_A_TURN = 0.02          # each contestant runs about this long before the next one's turn
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=["W1", "W3"], help="one workload instead of both")
+    parser.add_argument("--rounds", type=int, default=20, help="turns of every contestant")
+    parser.add_argument("--output", type=pathlib.Path, help="folder for performance.json and performance.md")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore", message="First-class function type")
+    results = [measure(work, options.rounds) for work in (w1(), w3()) if options.only in (None, work.name)]
+    text = "\n".join(table(result) for result in results)
+    print(text)
+    if options.output:
+        options.output.mkdir(parents=True, exist_ok=True)
+        (options.output / "performance.json").write_text(json.dumps(results, indent=1))
+        (options.output / "performance.md").write_text(HEADING + text)
+
+
+HEADING = """# Time of one gradient
+
+Made by `make benchmark`: one thread, contestants interleaved in one run, medians. The ratios are the result;
+absolute times depend on the machine.
+
+"""
+
+
+def measure(work, rounds):
+    """Build, check and time every contestant of a workload."""
+    exact = reference_gradient(work)
+    runs, rows = {}, {}
+    for name, build in contestants_for(work).items():
+        try:
+            runs[name] = build()
+            _, grad = runs[name]()
+        except ImportError as error:
+            print(f"{work.name} {name}: left out ({error})")
+            runs.pop(name, None)
+            continue
+        rows[name] = {"error": float(np.max(np.abs(grad - exact)) / np.max(np.abs(exact)))}
+    times = interleaved_times(runs, rounds)
+    fastest = min((np.median(t) for name, t in times.items() if not name.startswith("refnode")), default=np.nan)
+    for name, seconds in times.items():
+        ratio = seconds / times["refnode discrete"]
+        rows[name] |= {"seconds": float(np.median(seconds)), "ratio": float(np.median(ratio)),
+                       "ratio_range": [float(np.quantile(ratio, q)) for q in (0.1, 0.9)]}
+    result = {"name": work.name, "title": work.title, "rows": rows, "machine": machine(),
+              "fastest_peer_seconds": float(fastest)}
+    if work.kind == "mlp":
+        result["lower_bound"] = lower_bound(work, rounds)
+    return result
+
+
+def reference_gradient(work):
+    """The gradient by refnode's variational or discrete recipe at a much smaller tolerance."""
+    recipe = "forward" if work.problem.theta.size < 50 else "discrete"
+    return refnode.gradient(work.problem, recipe, method="dop853", rtol=1e-12, atol=1e-12).theta
+
+
+def interleaved_times(runs, rounds):
+    """Median seconds of a call in each round, contestants taking turns."""
+    repeats = {}
+    for name, run in runs.items():
+        run()
+        started = time.perf_counter()
+        run()
+        repeats[name] = max(1, int(SECONDS_A_TURN / (time.perf_counter() - started)))
+    times = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            times[name].append(_turn(run, repeats[name]))
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def _turn(run, repeats):
+    durations = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        run()
+        durations.append(time.perf_counter() - started)
+    return np.median(durations)
+
+
+def lower_bound(work, rounds):
+    """Seconds of the matrix products and activations of the same evaluations alone, by NumPy."""
+    stats = refnode.gradient(work.problem, method="dopri5", rtol=work.tolerance, atol=work.tolerance).stats
+    forward, reverse = stats["nfev"], 6 * stats["n_steps"]
+    rng = np.random.default_rng(0)
+    pairs = [(rng.normal(size=(work.batch, d_in)), rng.normal(size=(d_out, d_in)))
+             for d_in, d_out in zip(work.widths[:-1], work.widths[1:])]
+    outs = [np.empty((work.batch, w.shape[0])) for _, w in pairs]
+
+    def one_forward():
+        for (x, w), out in zip(pairs, outs):
+            np.dot(x, w.T, out=out)
+        for out in outs[:-1]:
+            np.tanh(out, out=out)
+
+    def one_reverse():
+        for (x, w), out in zip(pairs, outs):
+            np.dot(out, w)
+            np.dot(out.T, x)
+    once = [np.median([_turn(one, 5) for _ in range(rounds)]) for one in (one_forward, one_reverse)]
+    return {"seconds": float(forward * once[0] + reverse * once[1]), "forward": forward, "reverse": reverse}
+
+
+def machine():
+    return {"python": platform.python_version(), "machine": platform.machine(), "refnode": refnode.__version__,
+            "numpy": np.__version__, "threads": os.environ["OMP_NUM_THREADS"]}
+
+
+def table(result):
+    """One workload as a Markdown table."""
+    lines = [f"## {result['name']}: {result['title']}\n",
+             "| contestant | ms a gradient | time / refnode (10-90 %) | error of the gradient |", "|---|---|---|---|"]
+    for name, row in result["rows"].items():
+        low, high = row["ratio_range"]
+        lines.append(f"| {name} | {1e3 * row['seconds']:.3f} | {row['ratio']:.2f} ({low:.2f}-{high:.2f}) "
+                     f"| {row['error']:.1e} |")
+    if "lower_bound" in result:
+        bound = result["lower_bound"]
+        best = min(row["seconds"] for name, row in result["rows"].items() if name.startswith("refnode"))
+        lines.append(f"\nMatrix products and activations of {bound['forward']} evaluations and {bound['reverse']} "
+                     f"transposes alone: {1e3 * bound['seconds']:.3f} ms; refnode takes "
+                     f"{best / bound['seconds']:.2f} times that.")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
