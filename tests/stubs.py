@@ -82,7 +82,8 @@ class Counted:
 def python(code, *, package=PACKAGE, timeout=120.0, options=(), **environment):
     """Run ``code`` in a fresh interpreter that imports ``package``; the completed process, exit code 0."""
     done = subprocess.run([sys.executable, *options, "-c", code], capture_output=True, text=True,
-                          timeout=timeout, env=clean_environment(package, **environment))
+                          timeout=timeout, env=clean_environment(package, **environment),
+                          cwd=pathlib.Path(package).parent)         # -c puts the folder it runs in first
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 

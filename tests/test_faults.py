@@ -40,12 +40,13 @@ def test_fault_01_not_finite_at_the_initial_point(value):
 
 @pytest.mark.parametrize("fails", [lambda t, y: t > 0.5, lambda t, y: 0.5 < t < 0.6], ids=["from", "window"])
 def test_fault_02_not_finite_during_a_step(fails):
-    """At most 10 halvings of one step; a window is met by inner stages only, and seen all the same."""
+    """At most 10 halvings of each step, so the steps close in on t = 0.5: 52 halvings to the last bit there."""
     problem = Problem(stubs.failing_field(fails, component=1), [1.0, 2.0], ts=[0.25, 0.4, 0.9])
     solution = solve(problem, max_step=0.15, first_step=0.15)
-    assert solution.status == -3 and solution.n_rejected <= 2 * 11
+    assert solution.status == -3 and solution.n_rejected <= 52 + 11
     assert "non-finite value for component 1 at t=0." in solution.message
     assert all(part in solution.message for part in ("h=", "y=[", f"after step {solution.n_steps}"))
+    assert abs(solution.t_steps[-1] - 0.5) < 1e-3
     assert np.array_equal(solution.t, [0.25, 0.4])                  # what was computed is kept
     np.testing.assert_allclose(solution.y, np.outer([1.0, 2.0], np.exp([-0.25, -0.4])), rtol=1e-5)
     with pytest.raises(IntegrationError, match="non-finite value for component 1") as caught:
@@ -270,13 +271,14 @@ def test_fault_18_observation_times_out_of_order(ts, span, message):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_fault_19_duplicated_observation_times(recipe):
-    """Cotangents of equal times add; the sums are small integers, so only the order of sums differs."""
+    """Cotangents of equal times add. Continuous adjoints take other steps, and agree to their tolerance 1e-6."""
     twice = decay(ts=[0.5, 0.5, 2.0, 2.0], loss=losses.linear([[1.0, 2.0, 4.0, 8.0], [3.0, 5.0, 7.0, 9.0]]))
     once = decay(ts=[0.5, 2.0], loss=losses.linear([[3.0, 12.0], [8.0, 16.0]]))
     assert np.array_equal(solve(twice).y[:, [0, 2]], solve(twice).y[:, [1, 3]])
     double, single = gradient(twice, recipe), gradient(once, recipe)
+    rtol = 1e-6 if RECIPES[recipe].equation == "continuous" else 1e-12
     for name in ("y0", "theta", "t0", "loss"):
-        np.testing.assert_allclose(getattr(double, name), getattr(single, name), rtol=1e-12)
+        np.testing.assert_allclose(getattr(double, name), getattr(single, name), rtol=rtol)
     np.testing.assert_allclose(double.ts.reshape(2, 2).sum(axis=1), single.ts, rtol=1e-12)
 
 
@@ -312,7 +314,7 @@ def test_fault_21_observations_at_both_ends_and_at_step_ends(recipe, span):
 
 # --- scales ---------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("exponent", [996, -996])                   # 6.7e299 and 1.5e-300
+@pytest.mark.parametrize("exponent", [996, -900])     # 6.7e299; 1e-271, with room for errors 1e-10 of it
 @pytest.mark.parametrize("method", ["bosh3", "dopri5", "tsit5", "dop853"])
 def test_fault_22_powers_of_two_scale_exactly(method, exponent):
     """With tolerances scaled alike no rounding changes: the gradients are equal bit by bit."""

@@ -105,7 +105,8 @@ def test_a_wrong_node_is_seen_on_the_non_autonomous_problem_only(method, c, monk
     options = f"mutant {method} {[float(x) for x in c]}"            # a name of its own: options are cached
     monkeypatch.setitem(tableaus.TABLEAUS, options, mutant_of(method, c=c))
     known, steps = stubs.NON_AUTONOMOUS, coarsest(method, "non-autonomous")
-    assert order_at_the_end(known, options, steps) < TABLEAUS[method].order - BAND
+    with np.errstate(invalid="ignore"):         # some mutants are wrong enough to take the log of a negative number
+        assert order_at_the_end(known, options, steps) < TABLEAUS[method].order - BAND
     same = [end_error(stubs.AUTONOMOUS, name, 8) for name in (method, options)]
     assert same[0] == same[1]
 

@@ -1,4 +1,6 @@
 """Fields made from fields: a running cost as one more state."""
+import functools
+
 import numpy as np
 from numba import njit
 
@@ -6,6 +8,7 @@ from refnode.fields.field import VectorField
 from refnode.host_device import is_compiled
 
 
+@functools.lru_cache(maxsize=64)            # or every Problem made with new parameters would compile anew
 def with_running_cost(field, cost):
     """The field of (y, q) with q' = g(t, y, theta): the running cost is q(t1) when q(t0) = 0.
 

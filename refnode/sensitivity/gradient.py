@@ -123,8 +123,8 @@ CONTINUOUS = {"backsolved": backsolve_cotangents, "interpolated": interpolating_
 def _pull(problem, sensitivity, options, seeds_of):
     """Cotangents by the named recipe, and the forward trajectory; ``seeds_of(forward) -> Seeds``."""
     recipe = recipe_named(sensitivity)
-    _require_derivative(problem, recipe.needs)
     own, options = _split_options(options)
+    _require_derivative(problem, recipe.needs)
     _require_cost_weight(problem, options)
     pull = _pull_by_tangents if recipe.equation in TANGENTS else _pull_back
     return pull(problem, recipe, own, options, seeds_of)

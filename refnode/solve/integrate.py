@@ -157,7 +157,7 @@ def controlled_step(f, method, tolerance, t, target, theta, clock, counts, y, y1
     while True:
         if size < smallest:
             clock[H] = size
-            return STEP_TOO_SMALL, t
+            return NON_FINITE if halvings > 0 else STEP_TOO_SMALL, t
         t_next = t + direction * size
         cut = direction * (t_next - target) > 0.0
         if cut:

@@ -47,7 +47,7 @@ class Trajectory:
         if self.grid.size:
             return self.grid.size - 1
         row = 8 * self.n * (self.s + table.extra + 1) + 8 * self.s * self.field.tape_size
-        return int(min(FIRST_CAPACITY, max(8, STORAGE_AT_FIRST // row)))
+        return int(min(FIRST_CAPACITY, max(8, STORAGE_AT_FIRST // max(row, 1))))
 
     def _allocate(self, steps, extra):
         self.times = np.empty(steps + 1)

@@ -103,6 +103,8 @@ def first_step(f, t0, t1, y0, theta, tape, f0, control, rtol, atol, blocks, y1, 
     d1 = scaled_norm(f0, y0, y0, rtol, atol, blocks)
     h0 = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
     h0 = min(h0, length)
+    if not h0 > 0.0:                               # d0 / d1 over- or underflowed: take the smallest step
+        return 0.0
     for m in range(y0.shape[0]):
         y1[m] = y0[m] + h0 * direction * f0[m]
     evaluate(f, t0 + h0 * direction, y1, theta, tape, f1)
@@ -114,6 +116,4 @@ def first_step(f, t0, t1, y0, theta, tape, f0, control, rtol, atol, blocks, y1, 
     else:
         h1 = (0.01 / max(d1, d2)) ** control[EXPONENT]
     h = min(min(100.0 * h0, h1), min(length, control[H_MAX]))
-    if not h > 0.0:                                # a NaN slope at y1 must not become a NaN step
-        h = h0
-    return h if h > 0.0 else 0.0                   # the smallest step, where even h0 overflowed
+    return h if h > 0.0 else h0                    # a NaN slope at y1 must not become a NaN step
