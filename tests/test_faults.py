@@ -61,6 +61,24 @@ def with_loss(problem):
     return problem.replace(field=with_jvp, loss=losses.sum_of_squares())
 
 
+def test_fault_02_ten_halvings_of_one_step():
+    solution = solve(Problem(stubs.failing_field(lambda t, y: t > 0.0), [1.0, 2.0]), first_step=0.125)
+    assert solution.status == -3 and solution.n_rejected == 11 and solution.nfev == 1 + 6 * 11
+    assert "component 0 at t=0 + h, h=6.1e-05" in solution.message  # 2^-14, after the tenth
+
+
+def test_fault_02_a_stage_alone_is_not_finite():
+    """The slope is finite at powers of two, where the steps end, and nowhere between: y1 is not finite."""
+    def fun(t, y, theta):
+        return np.full(2, 1.0 if t == 0.0 or np.frexp(t)[0] == 0.5 else np.nan)
+
+    problem = Problem(VectorField(fun), [1.0, 2.0])
+    for options, rejected, h in (({"first_step": 0.5}, 11, "0.000244"), ({"n_steps": 1}, 0, "1")):
+        solution = solve(problem, **options)
+        assert solution.status == -3 and solution.n_rejected == rejected
+        assert f"non-finite value for component 0 at t=0 + h, h={h}, after step 0" in solution.message
+
+
 def test_fault_02_given_steps_are_not_halved():
     problem = Problem(stubs.failing_field(lambda t, y: 0.5 < t < 0.6, component=1), [1.0, 2.0])
     solution = solve(problem, n_steps=4, method="rk4")              # a stage at t = 0.625 is outside

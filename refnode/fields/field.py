@@ -114,7 +114,8 @@ class VectorField:
     def new_tape(self, rows, dtype=np.float64):
         """Scratch for ``rows`` evaluations, shape (rows, tape_size), with the header in place."""
         tape = np.empty((rows, self.tape_size), dtype=dtype)
-        tape[:, :self.tape_header.size] = self.tape_header
+        if self.tape_header.size:
+            tape[:, :self.tape_header.size] = self.tape_header
         return tape
 
     def take_tape(self, rows, dtype=np.float64):

@@ -107,7 +107,7 @@ def jvp(problem, y0_tan=None, theta_tan=None, t0_tan=0.0, t1_tan=0.0, ts_tan=Non
     own, options = _split_options(options)
     slope0 = problem.field(problem.t0, problem.y0, problem.theta)
     y0_tans = initial_tangent(_array("y0_tan", y0_tan, problem.y0.shape), t0_tan, slope0)[None]
-    theta_tans = _array("theta_tan", theta_tan, problem.theta.shape)[None]
+    theta_tans = np.ascontiguousarray(_array("theta_tan", theta_tan, problem.theta.shape)[None])
     tangents = TANGENTS[recipe.equation](problem, options, own, y0_tans, theta_tans)
     ts_tan = np.array([t1_tan]) if problem.ts_is_t1 else _array("ts_tan", ts_tan, problem.ts.shape)
     slopes = slopes_of(problem.field, problem, problem.y0, tangents.ys, tangents.y1)
@@ -189,10 +189,10 @@ class _LossSeeds:
         if not math.isfinite(self.value):
             raise InvalidInputError(f"loss must be finite, found {self.value}")
         ys_bar, y1_bar = loss.vjp(self.problem.ts, ys, y1)
-        seeds = Seeds(np.zeros((len(forward.ys), size)), np.ones(size))     # dL/dq = 1 for a running cost
-        seeds.ys_bar[:, :n] = _array("ys_bar", ys_bar, ys.shape).T
-        seeds.y1_bar[:n] = _array("y1_bar", y1_bar, y1.shape)
-        return seeds
+        ys_bar, y1_bar = _array("ys_bar", ys_bar, ys.shape).T, _array("y1_bar", y1_bar, y1.shape)
+        if size > n:                                            # a running cost: dL/dq = 1
+            ys_bar, y1_bar = np.column_stack([ys_bar, np.zeros(len(ys_bar))]), np.append(y1_bar, 1.0)
+        return Seeds(np.ascontiguousarray(ys_bar), y1_bar)
 
 
 # --- small parts ----------------------------------------------------------------------------------
@@ -230,7 +230,7 @@ def _array(name, value, shape):
     if array.shape != shape:
         raise InvalidInputError(f"{name} must have shape {shape}, found {array.shape}")
     require_finite(name, array)
-    return np.ascontiguousarray(array)
+    return array
 
 
 def _forward_stats(forward):

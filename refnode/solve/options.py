@@ -19,8 +19,8 @@ class SolveOptions:
 
     Parameters
     ----------
-    method : str
-        Name of an explicit Runge-Kutta method; see `refnode.steppers.tableaus`.
+    method : str or ButcherTableau
+        An explicit Runge-Kutta method, or its name in `refnode.steppers.tableaus`.
     rtol, atol : float or array_like (n,)
         A step is accepted when the RMS over components of its error estimate divided by
         ``atol + rtol * |y|`` is below 1. Relative tolerances below 100 eps are raised to it, with a warning.

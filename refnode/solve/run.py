@@ -21,8 +21,7 @@ class Trajectory:
         table = options.tableau
         self.options, self.field, self.dtype = options, field, dtype
         self.s, self.n = table.s, y0.size
-        self.method = (table.A_array, table.b_array, table.c_array, table.E, table.P,
-                       table.A_extra, table.c_extra)
+        self.method = table.arrays
         self.tolerance = (options.control, rtol, atol, blocks)
         self.grid = options.grid(t0, t1) if grid is None else grid
         self.theta = theta

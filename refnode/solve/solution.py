@@ -153,10 +153,10 @@ def _stiffness(trajectory):
 
 
 def _non_finite(trajectory, t, h):
-    component = int(trajectory.counts[COMPONENT])
-    where = "(initial point)" if trajectory.counts[STEPS] == 0 and trajectory.counts[REJECTED] == 0 else (
-        f"+ h, h={h:.3g}, after step {trajectory.counts[STEPS]}, y={trajectory.y1}")
-    if where == "(initial point)":
-        value = trajectory.k[0][component]
-        return f"fun returned {value} for component {component} at t={t:g} (initial point)"
-    return f"fun returned a non-finite value for component {component} at t={t:.10g} {where}"
+    component, steps, grid = int(trajectory.counts[COMPONENT]), trajectory.n_steps, trajectory.grid
+    if trajectory.counts[EVALUATIONS] == 1:
+        return f"fun returned {trajectory.k[0][component]} for component {component} at t={t:g} (initial point)"
+    if grid.size:
+        h = grid[steps + 1] - grid[steps]
+    return (f"fun returned a non-finite value for component {component} at t={t:.10g} + h, h={h:.3g}, "
+            f"after step {steps}, y={trajectory.y1}")

@@ -74,6 +74,11 @@ class ButcherTableau:
                     f"tableau {self.name}: {identity} is violated by {float(residual):.3g}, "
                     f"expected at most {float(self.printed_precision):.3g}")
 
+    @cached_property
+    def arrays(self):
+        """The arrays in the order the compiled drivers take them."""
+        return (self.A_array, self.b_array, self.c_array, self.E, self.P, self.A_extra, self.c_extra)
+
     @property
     def s(self):
         """Number of stages, not counting the slope at the end."""
@@ -365,11 +370,15 @@ ALIASES = {"rk23": "bosh3", "rk45": "dopri5", "bogacki_shampine": "bosh3", "dorm
 def tableau(name):
     """The tableau called `name`, in either case; SciPy's ``RK23``, ``RK45`` and ``DOP853`` are known too.
 
+    A `ButcherTableau` is its own answer, so that a method need not be registered to be used.
+
     Raises
     ------
     InvalidInputError
         If there is none; the message lists the names.
     """
+    if isinstance(name, ButcherTableau):
+        return name
     key = str(name).lower()
     key = ALIASES.get(key, key)
     if key not in TABLEAUS:

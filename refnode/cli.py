@@ -1,0 +1,155 @@
+"""The command line: validate, demo, doctor, cache."""
+import argparse
+import importlib
+import importlib.util
+import os
+import platform
+import sys
+import time
+
+from refnode._version import __version__
+from refnode.errors import InvalidInputError, RefnodeError
+
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments=None):
+    """Run a command; returns the exit status: 0 pass, 1 fail, 2 usage, 130 interrupted."""
+    try:
+        options = parser().parse_args(arguments)
+        return options.run(options)
+    except InvalidInputError as error:
+        print(f"refnode: {error}", file=sys.stderr)
+        return USAGE
+    except RefnodeError as error:
+        print(f"refnode: {error}", file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")      # the reader left; say nothing more
+        return FAILED
+    except KeyboardInterrupt:
+        print("\nrefnode: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+class _Parser(argparse.ArgumentParser):
+    """One clear line for a usage error."""
+
+    def error(self, message):
+        self.exit(USAGE, f"{self.prog}: {message}; try {self.prog} --help\n")
+
+
+def parser():
+    """The parser of all commands."""
+    top = _Parser(prog="refnode", description="Neural ODEs with every derivative written by hand and proved.")
+    top.add_argument("--version", action="version", version=f"refnode {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _validate_options(commands.add_parser("validate", help="hold every derivative against independent evidence"))
+    _demo_options(commands.add_parser("demo", help="train a small model, with figures"))
+    cache = commands.add_parser("cache", help="the disk cache of compiled functions")
+    cache.add_argument("action", choices=("info", "clear"))
+    cache.set_defaults(run=run_cache)
+    commands.add_parser("doctor", help="facts about this installation").set_defaults(run=run_doctor)
+    return top
+
+
+# --- validate --------------------------------------------------------------------------------------
+
+def _validate_options(command):
+    names = "comma-separated names; * and ? stand for any characters"
+    command.add_argument("--fields", default="*", help=f"fields and problems: {names}")
+    command.add_argument("--methods", default="*", help=f"steppers: {names}")
+    command.add_argument("--recipes", default="*", help=f"sensitivity recipes: {names}")
+    command.add_argument("--output", default="report", metavar="DIR", help="folder of the report (default: report)")
+    command.add_argument("--seed", type=_seed, default=0, help="of all random points and directions (default: 0)")
+    command.add_argument("--quick", action="store_true", help="few problems and methods")
+    command.add_argument("--no-figures", action="store_true", help="a report without figures")
+    command.add_argument("--quiet", action="store_true", help="no progress, and only rows that did not pass")
+    command.set_defaults(run=run_validate)
+
+
+def _seed(text):
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"the seed must be a whole number >= 0, found {text!r}")
+    return int(text)
+
+
+def run_validate(options):
+    """All evidence, the table, the report; 1 if any row is FAIL or ERROR."""
+    from refnode import report, validate
+    from refnode.evidence import table
+    started = time.perf_counter()
+    selection = validate.select(options.fields, options.methods, options.recipes, options.seed, options.quick)
+    require_folder(options.output)
+    progress = table.Progress(quiet=options.quiet)
+    outcome = validate.run(selection, progress)
+    colour = table.wants_colour(sys.stdout)
+    for line in table.table_lines(outcome, colour=colour, quiet=options.quiet):
+        print(line)
+    path = report.write_report(outcome, options.output, not options.no_figures,
+                               lambda name: progress.say(f"drawing {name}"))
+    progress.wipe()
+    print(table.totals_line(outcome, colour, path, time.perf_counter() - started), flush=True)
+    return outcome.exit_code
+
+
+def require_folder(path):
+    """Refuse an output folder that cannot be made, before any work is done."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise InvalidInputError(f"--output {path}: {error.strerror}") from error
+
+
+# --- demo ------------------------------------------------------------------------------------------
+
+def _demo_options(command):
+    command.add_argument("name", choices=("spiral",))
+    command.add_argument("--output", default="demo", metavar="DIR", help="folder of the result (default: demo)")
+    command.add_argument("--recipe", default="discrete", help="sensitivity recipe (default: discrete)")
+    command.add_argument("--seed", type=_seed, default=0)
+    command.set_defaults(run=run_demo)
+
+
+def run_demo(options):
+    """Train the model of the demonstration."""
+    from refnode.sensitivity.recipes import recipe_named
+    recipe_named(options.recipe)
+    require_folder(options.output)
+    from refnode.models.spiral import run_spiral_demo
+    run_spiral_demo(output=options.output, recipe=options.recipe, seed=options.seed)
+    return OK
+
+
+# --- doctor and cache ------------------------------------------------------------------------------
+
+def run_cache(options):
+    """Print, or remove, the cache of compiled functions."""
+    from refnode.host_device import cache_clear, cache_info
+    info = cache_clear() if options.action == "clear" else cache_info()
+    verb = "removed" if options.action == "clear" else "holds"
+    print(f"{info['path']}\n{verb} {info['files']} files, {info['bytes'] / 2**20:.1f} MiB")
+    return OK
+
+
+def run_doctor(options):
+    """Print what there is, without judging it."""
+    for name, value in installation():
+        print(f"{name:<12} {value}")
+    return OK
+
+
+def installation():
+    """(name, fact) pairs."""
+    import numba
+    from refnode.host_device import cache_info, package_root
+    yield "refnode", f"{__version__} in {package_root()}"
+    yield "python", f"{platform.python_version()} on {platform.platform()}"
+    for name in ("numpy", "numba", "scipy", "matplotlib"):
+        yield name, importlib.import_module(name).__version__
+    for name, what in (("sympy", "VectorField.from_expressions"), ("numba_cuda", "GPU solves"), ("mpmath", "tests")):
+        yield name, ("found" if importlib.util.find_spec(name) else "not installed") + f" (optional: {what})"
+    cache = cache_info()
+    yield "cache", f"{cache['path']}, {cache['files']} files, {cache['bytes'] / 2**20:.1f} MiB"
+    yield "threads", f"{numba.config.NUMBA_NUM_THREADS} (NUMBA_NUM_THREADS), {os.cpu_count()} processors"
+    yield "JIT", "off (NUMBA_DISABLE_JIT)" if numba.config.DISABLE_JIT else "on"

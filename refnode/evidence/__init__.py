@@ -1,0 +1,1 @@
+"""Evidence on every derivative of the package, row by row; `refnode.validate` gathers it."""

@@ -1,0 +1,303 @@
+"""Rows about whole problems: every recipe against exact gradients, losses as functions, and duality."""
+import functools
+import warnings
+
+import numpy as np
+
+import refnode
+from refnode.evidence.amplification import Amplification, Units
+from refnode.evidence.references import Flow, closed_form_reference, scipy_reference
+from refnode.evidence.row import (
+    EPS, Comparison, Row, attempt, block_scale, flat, input_names, input_vector, single, split_inputs)
+from refnode.evidence.stepper_claims import FrozenSteps, pushed
+from refnode.evidence.subjects import COLUMNS, closed_forms, problems
+from refnode.gradcheck import check_gradient, taylor_test
+from refnode.sensitivity.recipes import RECIPES
+from refnode.steppers.tableaus import TABLEAUS
+
+RTOL = 1e-9                   # at which healthy and broken gradients are farthest apart
+TOLERANCES = (RTOL, 1e-11, 1e-12)     # the next where the bound of the one before is too wide to prove anything
+ROUNDINGS = 100              # of a step, at most: ten a slope
+FROZEN_RTOL = 1e-4            # of the adaptive solve whose steps are frozen: few, of varied length
+MAIN_METHOD = "dopri5"
+OTHER_METHODS_PROBLEM = "van_der_pol"
+
+# Absolute over relative tolerances, where unit sizes do not fit: B is 1e-5, its derivative by k2 1e-12.
+UNITS = {"robertson": Units(state=1e-5, tangent=1e-12, adjoint=1e-14)}
+
+# What a recipe integrates under error control. Frozen steps have the errors of the tangent, uncontrolled.
+SYSTEM = {"forward": "forward", "backsolve": "backsolve", "interpolating": "interpolating",
+          "discrete": "forward", "discrete_forward": "forward"}
+
+
+class Case:
+    """One problem with its references, computed once, when first asked for."""
+
+    def __init__(self, name, seed):
+        self.name, self.seed = name, seed
+        self.problem = problems()[name]()
+        self.names = input_names(self.problem)
+        self.units = UNITS.get(name, Units())
+        self.flow = Flow(self.problem, COLUMNS.get(name))
+
+    @functools.cached_property
+    def scipy(self):
+        return scipy_reference(self.flow)
+
+    @functools.cached_property
+    def exact(self):
+        """The closed form where there is one, else SciPy."""
+        solution = closed_forms().get(self.name)
+        return self.scipy if solution is None else closed_form_reference(self.problem, solution)
+
+    @functools.cached_property
+    def amplification(self):
+        return Amplification(self.flow, self.units, self.seed)
+
+    def options(self, method=MAIN_METHOD, rtol=RTOL):
+        return {"method": method, "rtol": rtol, "atol": rtol * self.units.state}
+
+    def recipe_options(self, recipe, method=MAIN_METHOD, rtol=RTOL):
+        own = {"forward": {"tangent_atol": rtol * self.units.tangent},
+               "backsolve": {"adjoint_atol": rtol * self.units.adjoint},
+               "interpolating": {"adjoint_atol": rtol * self.units.adjoint}}
+        return {**self.options(method, rtol), **own.get(recipe, {})}
+
+    def gradient(self, recipe, method=MAIN_METHOD, rtol=RTOL):
+        """The gradient by a recipe at the tolerance; a drifting backsolve may warn, the row will tell."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", refnode.GradientWarning)
+            return refnode.gradient(self.problem, recipe, **self.recipe_options(recipe, method, rtol))
+
+    def bound(self, recipe, found, rtol=RTOL):
+        """The bound of `Amplification` for the steps that a gradient took, and rounding."""
+        steps = found.stats["n_steps"] + found.stats.get("n_steps_reverse", 0)
+        rounding = ROUNDINGS * steps * EPS * block_scale(self.problem, self.exact.gradient)
+        return self.amplification.bound(SYSTEM[recipe], rtol, steps) + rounding
+
+
+def problem_rows(name, recipes, methods, seed):
+    """Evidence on one problem, by every recipe and adaptive method asked for."""
+    case = Case(name, seed)
+    return (state_rows(case, methods) + recipe_rows(case, recipes, methods) + frozen_recipe_rows(case, recipes, methods)
+            + loss_rows(case) + duality_rows(case, recipes, methods))
+
+
+def adaptive(methods):
+    """The main method if it is asked for, and the others that choose their steps."""
+    able = [name for name in methods if TABLEAUS[name].adaptive]
+    return sorted(able, key=lambda name: name != MAIN_METHOD)
+
+
+# --- recipes against exact gradients ---------------------------------------------------------------
+
+AMPLIFIED = "tolerance x steps x amplification of local errors, measured by kicks"
+
+
+def state_rows(case, methods):
+    rows = []
+    if case.name in closed_forms():
+        rows.append(attempt("recipes", case.name, "closed form = SciPy on the variational system", "exact",
+                            functools.partial(_references_row, case), field=case.name))
+    for method in adaptive(methods)[:1]:
+        rows.append(attempt("recipes", case.name, f"y(ts) = SciPy solve_ivp, {method}", "exact",
+                            functools.partial(_state_row, case), field=case.name, method=method))
+    return rows
+
+
+def _references_row(case, **head):
+    exact, other = case.exact, case.scipy
+    scale = block_scale(case.problem, exact.gradient)
+    uncertainty = exact.uncertainty + other.uncertainty
+    return Comparison(case.names, other.gradient, exact.gradient, uncertainty, 0.0, scale).row(
+        reason="change of SciPy's gradient from rtol 1e-10 to 1e-12", **head)
+
+
+def _state_row(case, method, **head):
+    n, solution = case.problem.y0.size, refnode.solve(case.problem, **case.options(method))
+    reference = case.scipy
+    bound = case.amplification.bound("state", RTOL, solution.n_steps)
+    names = [f"y{list(index)}" for index in np.ndindex(*solution.y.shape)]
+    parts = [v[:n].ravel() for v in (reference.ys, bound, reference.ys_uncertainty)]
+    return Comparison(names, solution.y.ravel(), *parts, np.max(np.abs(reference.ys[:n]))).row(
+        reason=AMPLIFIED, method=method, **head)
+
+
+def recipe_rows(case, recipes, methods):
+    methods = adaptive(methods)
+    if case.name != OTHER_METHODS_PROBLEM:
+        methods = methods[:1]
+    return [attempt("recipes", case.name, f"{recipe} = exact gradient, {method}", "exact",
+                    functools.partial(recipe_row, case), field=case.name, method=method, recipe=recipe)
+            for method in methods for recipe in recipes]
+
+
+def recipe_row(case, recipe, method, **head):
+    """One recipe against the exact gradient, all inputs, at the first tolerance whose bound says something."""
+    for rtol in TOLERANCES:
+        found = case.gradient(recipe, method, rtol)
+        row = compared_with_exact(case, flat(found), case.bound(recipe, found, rtol), recipe=recipe, method=method,
+                                  note=f"tolerance {rtol:g}, reference: {case.exact.source}", **head)
+        if row.verdict != "INCONCLUSIVE":
+            break
+    return row
+
+
+def compared_with_exact(case, gradient, bound, **head):
+    """A flat gradient against the exact one."""
+    exact = case.exact
+    return Comparison(case.names, gradient, exact.gradient, bound, exact.uncertainty,
+                      block_scale(case.problem, exact.gradient)).row(reason=AMPLIFIED, **head)
+
+
+def frozen_recipe_rows(case, recipes, methods):
+    """The discrete recipes against complex steps through the steps that error control chose."""
+    method = (adaptive(methods) or [None])[0]
+    frozen = [recipe for recipe in recipes if RECIPES[recipe].truth == "frozen"]
+    if method is None or not frozen:
+        return []
+    options = {**case.options(method, FROZEN_RTOL)}
+    steps = FrozenSteps(case.name, method, case.seed, options)
+    return [attempt("recipes", case.name, f"{recipe} = complex step of the steps, {method}", "frozen",
+                    steps.gradient_row, field=case.name, method=method, recipe=recipe)
+            for recipe in frozen]
+
+
+# --- losses as functions ---------------------------------------------------------------------------
+
+FIXED = {"method": "dopri5", "n_steps": 32}
+TIGHT = 1e-12
+TAYLOR_NOISE = 1e-9          # of a loss solved at TIGHT, relative, with a wide margin
+DIRECTIONS, LEVELS = 4, 14    # the finest step, 2^-15, shows errors of 1e-4 of the gradient
+
+
+def loss_rows(case):
+    claims = (("finite differences, 32 fixed steps: y0, theta", "frozen", _fixed_step_differences),
+              ("finite differences at tolerance 1e-12: all inputs", "exact", _tight_differences),
+              ("Taylor remainders have order 2", "exact", _taylor))
+    return [attempt("losses", case.name, evidence, truth, functools.partial(claim, case), field=case.name)
+            for evidence, truth, claim in claims]
+
+
+def loss_at(case, x, options):
+    """The loss with inputs x: y is observed at times outside [t0, t1] by a solve of its own.
+
+    Moving t0, t1 or a time beyond its neighbour is no obstacle then, and differences are central.
+    """
+    at, problem = split_inputs(case.problem, x), case.problem
+    times = np.array([at["t1"]]) if problem.ts_is_t1 else at["ts"]
+    flow = problem.replace(field=problem.flow_field, y0=np.append(at["y0"], problem.flow_y0[problem.y0.size:]),
+                           theta=at["theta"], t0=at["t0"], t1=at["t1"], ts=None, loss=None)
+    low, high = min(flow.t0, flow.t1), max(flow.t0, flow.t1)
+    inside = (times >= low) & (times <= high)
+    ys = np.empty((flow.y0.size, times.size))
+    main = refnode.solve(flow.replace(ts=times[inside]) if inside.any() else flow, **options)
+    if inside.any():
+        ys[:, inside] = main.y
+    for k in np.flatnonzero(~inside):
+        ys[:, k] = refnode.solve(flow.replace(t1=times[k]), **options).y1
+    n = problem.y0.size
+    return float(problem.loss.value(times, ys[:n], main.y1[:n]) + main.y1[n:].sum())
+
+
+def lengths(case):
+    """Lengths over which the loss varies: |x|, and for a time a part of the interval."""
+    x, m = np.abs(input_vector(case.problem)), case.problem.y0.size + case.problem.theta.size
+    x[m:] = 0.25 * abs(case.problem.t1 - case.problem.t0)
+    return np.where(x > 0, x, np.median(x[x > 0]))
+
+
+def _fixed_step_differences(case, **head):
+    """y0 and theta, through the very same steps: the difference quotients of the program itself."""
+    x, m = input_vector(case.problem), case.problem.y0.size + case.problem.theta.size
+    gradient = flat(refnode.gradient(case.problem, "discrete", **FIXED))[:m]
+    report = check_gradient(lambda v: loss_at(case, np.concatenate([v, x[m:]]), FIXED), x[:m], gradient,
+                            names=case.names[:m], scale=lengths(case)[:m], rtol=1e-9, methods=("fd", "dot"),
+                            seed=case.seed)
+    return _row_of_report(report, "rtol 1e-9 + 10 x error estimate of the differences", **head)
+
+
+def _tight_differences(case, **head):
+    x, options = input_vector(case.problem), tight_options(case)
+    report = check_gradient(lambda v: loss_at(case, v, options), x, tight_gradient(case), names=case.names,
+                            scale=lengths(case), rtol=1e-7, methods=("fd", "dot"), seed=case.seed)
+    return _row_of_report(report, "rtol 1e-7 + 10 x error estimate of the differences", **head)
+
+
+def tight_options(case):
+    return {"method": "dop853", "rtol": TIGHT, "atol": 1e-2 * TIGHT * case.units.state}
+
+
+def tight_gradient(case):
+    return flat(refnode.gradient(case.problem, "discrete", **tight_options(case)))
+
+
+def _row_of_report(report, reason, **head):
+    """The row of a `GradientReport`: its verdict, and its worst component."""
+    worst = report.worst
+    if worst is None:
+        return Row(verdict=report.verdict, note="; ".join(report.diagnosis), **head)
+    scale = max(abs(worst.reference), max((abs(c.reference) for c in report.components), default=0.0)) or 1.0
+    return Row(verdict=report.verdict, error=worst.error / scale, bound=worst.bound / scale, reason=reason,
+               worst=worst.name, uncertainty=worst.uncertainty / scale, note="; ".join(report.diagnosis), **head)
+
+
+def _taylor(case, **head):
+    return taylor_row(case, tight_gradient(case), **head)
+
+
+def taylor_row(case, gradient, **head):
+    """How far the rate of the finest remainders above the solver's noise is below 2; a wrong gradient has 1.
+
+    The remainder is a root mean square over directions: along one alone it may vanish by accident.
+    """
+    options, x = tight_options(case), input_vector(case.problem)
+    tests = [taylor_test(lambda v: loss_at(case, v, options), x, gradient, scale=lengths(case),
+                         seed=[case.seed, k], levels=LEVELS) for k in range(DIRECTIONS)]
+    first, second = (np.sqrt(np.mean(np.square([getattr(test, name) for test in tests]), axis=0))
+                     for name in ("first", "second"))
+    seen = second[second > TAYLOR_NOISE * max(abs(loss_at(case, x, options)), np.max(first))]
+    if seen.size < 2:
+        return Row(verdict="INCONCLUSIVE", note="all remainders are noise", **head)
+    rates = np.log2(seen[:-1] / seen[1:])
+    return single(max(2.0 - rates[-1], 0.0), 0.0, 0.5, "rate").row(
+        reason="rate lacking; 2 for a right gradient, 1 for a wrong one", **head,
+        note="rates " + " ".join(f"{rate:.2f}" for rate in rates))
+
+
+# --- duality ---------------------------------------------------------------------------------------
+
+PAIRS = (("discrete_forward", "discrete"), ("forward", "interpolating"), ("forward", "backsolve"))
+
+
+def duality_rows(case, recipes, methods):
+    """<w, S v> = <S^T w, v> for the pairs of forward and reverse recipes asked for; w is the loss's cotangent."""
+    rows = []
+    for forward, reverse in PAIRS:
+        if forward in recipes and reverse in recipes and adaptive(methods):
+            truth = RECIPES[reverse].truth
+            rows.append(attempt("duality", case.name, f"jvp {forward} / vjp {reverse}", truth, functools.partial(
+                _frozen_dual if truth == "frozen" else _exact_dual, case, forward, adaptive(methods)[0]),
+                field=case.name, recipe=reverse))
+    return rows
+
+
+def _frozen_dual(case, forward, method, **head):
+    """To rounding, with random w and v, on the steps that error control chose."""
+    steps = FrozenSteps(case.name, method, case.seed, case.options(method, FROZEN_RTOL))
+    return steps.dot_row(**head)
+
+
+def _exact_dual(case, forward, method, recipe, **head):
+    """To the tolerance: both sides approximate one number, <gradient, v>."""
+    problem = case.problem.replace(loss=None)
+    solution = refnode.solve(problem, **case.options(method))
+    ys_bar, _ = case.problem.loss.vjp(problem.ts, solution.y, solution.y1)
+    tangent = np.random.default_rng([case.seed, 3]).standard_normal(len(case.names)) * np.abs(input_vector(problem))
+    forward_side = np.sum(ys_bar * pushed(problem, tangent, forward, case.recipe_options(forward, method)))
+    pulled = refnode.vjp(problem, ys_bar, sensitivity=recipe, **case.recipe_options(recipe, method))
+    steps = solution.n_steps + pulled.stats["n_steps_reverse"]
+    bounds = sum(case.amplification.bound(SYSTEM[name], RTOL, steps) for name in (forward, recipe))
+    scale = np.abs(flat(pulled)) @ np.abs(tangent)
+    return single(flat(pulled) @ tangent, forward_side, bounds @ np.abs(tangent), "<w, S v>", scale=scale).row(
+        reason=AMPLIFIED, recipe=recipe, **head)

@@ -1,0 +1,162 @@
+"""What `refnode validate` validates: every registered field, and the problems on which gradients are judged."""
+import dataclasses
+
+import numpy as np
+
+from refnode import losses
+from refnode.fields import classical
+from refnode.fields.field import VectorField
+from refnode.fields.neural import mlp_field
+from refnode.host_device import host_device
+from refnode.layers.parameters import initial_parameters
+from refnode.problems import catalogue
+from refnode.problems.problem import Problem
+
+MLP_WIDTHS = (2, 4, 2)
+
+
+# --- a nonlinear equation with a time of its own and a closed form ----------------------------------
+
+@host_device
+def riccati_rhs(t, y, theta, tape, dy):
+    """y' = y cos t + c y^2, theta = (c,): nonlinear and non-autonomous, which an order test must be."""
+    dy[0] = y[0] * np.cos(t) + theta[0] * y[0] * y[0]
+
+
+@host_device
+def riccati_jvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_tan):
+    """Tangent of `riccati_rhs`."""
+    dy_tan[0] = ((np.cos(t) + 2.0 * theta[0] * y[0]) * y_tan[0] - y[0] * np.sin(t) * t_tan
+                 + y[0] * y[0] * theta_tan[0])
+
+
+@host_device
+def riccati_vjp(t, y, theta, tape, dy_bar, t_bar, y_bar, theta_bar):
+    """Transpose of `riccati_jvp`."""
+    # dy[0] = y[0]*cos(t) + theta[0]*y[0]*y[0]
+    t_bar[0] -= y[0] * np.sin(t) * dy_bar[0]
+    y_bar[0] += (np.cos(t) + 2.0 * theta[0] * y[0]) * dy_bar[0]
+    theta_bar[0] += y[0] * y[0] * dy_bar[0]
+
+
+riccati = VectorField(riccati_rhs, jvp=riccati_jvp, vjp=riccati_vjp, name="riccati", n=1, p=1,
+                      parameter_names=("c",))
+
+
+def riccati_solution(y0, theta, t0, t1):
+    """y(t1) = e^{sin t1} / (e^{sin t0}/y0 - c I), I = integral of e^{sin s} over [t0, t1], by Gauss's rule."""
+    nodes, weights = np.polynomial.legendre.leggauss(40)
+    middle, half = (t0 + t1) / 2.0, (t1 - t0) / 2.0
+    integral = half * np.sum(weights * np.exp(np.sin(middle + half * nodes)))
+    return np.exp(np.sin(t1)) / (np.exp(np.sin(t0)) / np.asarray(y0) - theta[0] * integral)
+
+
+def riccati_problem():
+    """A rise and a fall, on an interval of half a period."""
+    return Problem(riccati, y0=[0.75], theta=[-0.5], t_span=(0.25, 3.25), ts=[0.84375, 1.578125, 2.421875, 3.25],
+                   loss=losses.sum_of_squares([[1.0, 0.5, 1.5, 0.25]]))
+
+
+# --- problems beyond the catalogue -----------------------------------------------------------------
+
+def mlp_problem():
+    """A batch of two samples through a perceptron with time input: the neural ODE proper."""
+    field = mlp_field(MLP_WIDTHS, "tanh", batch=2, time_input=True)
+    rng = np.random.default_rng(7)
+    theta = initial_parameters(MLP_WIDTHS, 7, time_input=True) + 0.25 * rng.standard_normal(field.p)
+    return Problem(field, y0=[0.75, -0.5, 0.25, 1.0], theta=theta, t_span=(0.25, 2.25), ts=[0.65625, 1.421875, 2.25],
+                   loss=losses.mean_of_squares(rng.standard_normal((4, 3))))
+
+
+def running_cost_problem():
+    """Lotka-Volterra with a running cost, a terminal cost and observations; plain Python throughout."""
+    field = classical.CLASSICAL["lotka_volterra"]
+    bodies = [getattr(function, "py_func", function) for function in (field.f, field.jvp, field.vjp)]
+    plain = VectorField(bodies[0], jvp=bodies[1], vjp=bodies[2], name=field.name, n=2, p=4,
+                        state_names=field.state_names, parameter_names=field.parameter_names)
+    cost = losses.running_cost(_effort, _effort_jvp, _effort_vjp)
+    final = losses.terminal(lambda y: y[0] * y[1], lambda y: np.array([y[1], y[0]]))
+    return catalogue.lotka_volterra_problem().replace(
+        field=plain, t1=2.0, ts=[0.703125, 1.390625],
+        loss=losses.sum_of_squares([[2.0, 4.0], [0.5, 0.75]]) + final + cost)
+
+
+def _effort(t, y, theta):
+    return theta[0] * y[0] * y[0] * np.cos(t)
+
+
+def _effort_jvp(t, y, theta, t_tan, y_tan, theta_tan):
+    return (theta_tan[0] * y[0] * y[0] * np.cos(t) + 2.0 * theta[0] * y[0] * y_tan[0] * np.cos(t)
+            - theta[0] * y[0] * y[0] * np.sin(t) * t_tan)
+
+
+def _effort_vjp(t, y, theta, g_bar, t_bar, y_bar, theta_bar):
+    t_bar[0] -= theta[0] * y[0] * y[0] * np.sin(t) * g_bar
+    y_bar[0] += 2.0 * theta[0] * y[0] * np.cos(t) * g_bar
+    theta_bar[0] += y[0] * y[0] * np.cos(t) * g_bar
+
+
+def backwards_problem():
+    """A pendulum from its end to its beginning, observed at t1 alone."""
+    return Problem(classical.pendulum, y0=[1.25, 0.5], theta=[4.0, 0.25], t_span=(1.5, -0.5),
+                   loss=losses.sum_of_squares([[0.25], [-0.5]]))
+
+
+# --- the lists -------------------------------------------------------------------------------------
+
+def problems():
+    """name -> function that makes the `Problem`; what stands before a slash is the field's name."""
+    return {**catalogue.CATALOGUE, "riccati": riccati_problem, "mlp": mlp_problem,
+            "lotka_volterra/running_cost": running_cost_problem, "pendulum/backwards": backwards_problem}
+
+
+def closed_forms():
+    """Problem name -> solution(y0, theta, t0, t), valid for complex arguments."""
+    return {**catalogue.CLOSED_FORMS, "riccati": riccati_solution}
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A field, its numbers of states and parameters, and whether random ones are of either sign."""
+
+    field: VectorField
+    n: int
+    p: int
+    signed: bool = False
+
+
+def fields():
+    """name -> `Subject`: all classical fields, the perceptron in all its forms, and a field with a cost."""
+    sized = {name: Subject(field, *_sizes(name, field)) for name, field in classical.CLASSICAL.items()}
+    sized["riccati"] = Subject(riccati, 1, 1)
+    for activation in ("tanh", "softplus", "sine"):
+        for time_input in (False, True):
+            field = mlp_field((2, 5, 3, 2), activation, batch=3, time_input=time_input)
+            sized["mlp/" + activation + "_time" * time_input] = Subject(field, field.n, field.p, signed=True)
+    sized["lotka_volterra/running_cost"] = Subject(running_cost_problem().flow_field, 3, 4)
+    return sized
+
+
+def _sizes(name, field):
+    """n and p of a field; of one that leaves them open, those of its problem in the catalogue."""
+    if field.n is not None and field.p is not None:
+        return field.n, field.p
+    problem = catalogue.CATALOGUE[name]()
+    return problem.y0.size, problem.theta.size
+
+
+def perceptron_columns(t, y, theta):
+    """f of the perceptron of `mlp_problem` at many points at once: columns of y (n, M) and theta (p, M).
+
+    Written with sums over named indices, apart from the package's layers.
+    """
+    d_in, hidden, d_out = MLP_WIDTHS
+    ends = np.cumsum([hidden * (d_in + 1), hidden, d_out * hidden, d_out])
+    W1, b1, W2, b2 = np.split(theta, ends[:-1])
+    W1, W2 = W1.reshape(hidden, d_in + 1, -1), W2.reshape(d_out, hidden, -1)
+    samples = y.reshape(-1, d_in, y.shape[1])
+    z = np.einsum("hdm,bdm->bhm", W1[:, :d_in], samples) + W1[:, d_in] * t + b1
+    return (np.einsum("ohm,bhm->bom", W2, np.tanh(z)) + b2).reshape(y.shape)
+
+
+COLUMNS = {"mlp": perceptron_columns}

@@ -1,0 +1,296 @@
+"""A neural ODE: a multilayer perceptron as vector field, a solve, a recipe for its gradient, a fit by Adam.
+
+The data are pieces of trajectories, `Segments`, which one solve integrates together as one state. The
+field does not depend on t, so that each piece counts its time from its own beginning.
+"""
+import dataclasses
+import time
+import warnings
+
+import numpy as np
+
+from refnode.errors import InvalidInputError
+from refnode.fields.neural import mlp_field
+from refnode.layers.parameters import initial_parameters
+from refnode.losses import Loss
+from refnode.optimisers import Adam
+from refnode.problems.problem import Problem
+from refnode.sensitivity.gradient import gradient
+from refnode.sensitivity.recipes import recipe_named
+from refnode.solve.initial_value import solve
+
+SLOW_TANGENTS = 100        # parameters beyond which a forward recipe is worth a warning
+MOST_TANGENTS = 2000       # and beyond which it is refused
+
+
+# --- data and loss --------------------------------------------------------------------------------
+
+@dataclasses.dataclass(frozen=True)
+class Segments:
+    """Pieces of trajectories that are solved together.
+
+    Attributes
+    ----------
+    y0 : ndarray, shape (batch, d)
+        State at the beginning of each piece.
+    ts : ndarray, shape (K,)
+        Every time, since its piece began, at which some piece was observed; increasing.
+    data : ndarray, shape (batch, d, K)
+        What was observed, NaN where a piece was not observed at that time.
+    """
+
+    y0: np.ndarray
+    ts: np.ndarray
+    data: np.ndarray
+
+    def starting_at(self, y0):
+        """The same observations with other initial values, given in any shape."""
+        return dataclasses.replace(self, y0=np.reshape(y0, self.y0.shape))
+
+
+def whole(ts, ys):
+    """One trajectory, observed as ``ys`` (d, K) at ``ts`` (K,), as one piece that begins at the first observation."""
+    return Segments(ys[:, :1].T.copy(), ts - ts[0], ys[None].copy())
+
+
+def cut(ts, ys, starts, length):
+    """Pieces of one trajectory: each begins at an observation and has the next ``length`` as its data.
+
+    Parameters
+    ----------
+    ts : ndarray, shape (K,)
+        Increasing, at any distances.
+    ys : ndarray, shape (d, K)
+    starts : sequence of int
+        Observations at which a piece begins; below K - length.
+    length : int
+
+    Returns
+    -------
+    Segments
+        On the union of the pieces' times.
+    """
+    windows = [slice(start + 1, start + 1 + length) for start in starts]
+    times = [ts[window] - ts[start] for start, window in zip(starts, windows)]
+    union = np.unique(np.concatenate(times))
+    data = np.full((len(windows), len(ys), union.size), np.nan)
+    for piece, own, window in zip(data, times, windows):
+        piece[:, np.searchsorted(union, own)] = ys[:, window]
+    return Segments(ys[:, starts].T.copy(), union, data)
+
+
+def random_segments(ts, ys, length, batch, seed):
+    """A function that returns a new mini-batch of ``batch`` different `cut` pieces at every call."""
+    rng = np.random.default_rng(seed)
+    beginnings = ts.size - length
+    if not 1 <= batch <= beginnings:
+        raise InvalidInputError(f"batch must lie in 1 .. {beginnings} for {ts.size} observations and pieces "
+                                f"of {length}, found {batch}")
+    return lambda: cut(ts, ys, np.sort(rng.choice(beginnings, batch, replace=False)), length)
+
+
+class MeanOfObservedSquares(Loss):
+    """L = 1/M sum of (y_i(t_k) - data_ik)^2 over the M entries of data (n, K) that are not NaN."""
+
+    def __init__(self, data):
+        self.data = np.array(data, dtype=np.float64)
+        self.observed = ~np.isnan(self.data)
+        self.count = max(int(np.count_nonzero(self.observed)), 1)
+
+    def _residual(self, ys):
+        return np.where(self.observed, ys - self.data, 0.0)
+
+    def value(self, ts, ys, y1):
+        return float(np.sum(self._residual(ys) ** 2)) / self.count
+
+    def vjp(self, ts, ys, y1):
+        return (2.0 / self.count) * self._residual(ys), np.zeros(y1.shape)
+
+
+# --- the model ------------------------------------------------------------------------------------
+
+class NeuralODE:
+    """dy/dt = MLP(y; theta), with its loss on `Segments`, the gradient of that by a recipe, and its fit.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        d, the hidden widths, d.
+    activation : {"tanh", "softplus", "sine"}
+    recipe : str
+        A name in `refnode.sensitivity.recipes.RECIPES`.
+    seed : int
+        Of the initial parameters.
+    scaling : {"lecun", "glorot"}
+        Of the initial weights. With few states and a wide hidden layer "glorot" begins nearly linear.
+    **options
+        Those of `refnode.gradient`; by default rtol 1e-4, atol 1e-6.
+
+    Attributes
+    ----------
+    theta : ndarray, shape (p,)
+        The parameters; changed by `fit`.
+    history : History
+        Of all the fits so far.
+
+    Raises
+    ------
+    InvalidInputError
+        If an argument is unknown, or a forward recipe would push more than 2000 tangents.
+    """
+
+    def __init__(self, widths, activation="tanh", recipe="discrete", seed=0, scaling="lecun", **options):
+        self.widths, self.activation, self.recipe = tuple(widths), activation, recipe
+        self.theta = initial_parameters(widths, seed, scaling)
+        require_affordable(recipe, self.theta.size)
+        self.options = {"rtol": 1e-4, "atol": 1e-6, **options}
+        self.history = History()
+        self._fields = {}
+
+    def __repr__(self):
+        widths = "-".join(map(str, self.widths))
+        return f"<NeuralODE {widths} {self.activation}, p={self.theta.size}, recipe {self.recipe!r}>"
+
+    def field(self, batch=1):
+        """The vector field for ``batch`` states side by side; made once for every batch size."""
+        if batch not in self._fields:
+            self._fields[batch] = mlp_field(self.widths, self.activation, batch)
+        return self._fields[batch]
+
+    def problem(self, segments, theta=None):
+        """The initial-value problem of a batch, its state the (batch, d) array row after row, with its loss."""
+        batch, d = segments.y0.shape
+        return Problem(self.field(batch), segments.y0.ravel(), self.theta if theta is None else theta,
+                       (0.0, segments.ts[-1]), ts=segments.ts,
+                       loss=MeanOfObservedSquares(segments.data.reshape(batch * d, -1)))
+
+    def gradient(self, segments, theta=None):
+        """`refnode.gradient` of the mean squared error on a batch, by the model's recipe."""
+        return gradient(self.problem(segments, theta), self.recipe, **self.options)
+
+    def solve(self, y0, ts, **options):
+        """The learnt trajectory from y0 (d,) at time 0, shape (d, K) at the times ``ts``."""
+        problem = Problem(self.field(), y0, self.theta, (0.0, ts[-1]), ts=ts)
+        return solve(problem, **{**self.options, **options}).y
+
+    def fit(self, draw, iterations, learning_rates=(0.02, 0.002), progress=None, every=100):
+        """Move theta down the gradient of batch after batch, by Adam.
+
+        Parameters
+        ----------
+        draw : callable
+            Returns the next batch, `Segments`.
+        iterations : int
+        learning_rates : (float, float)
+            Of the first and of the last iteration; geometric between.
+        progress : callable, optional
+            Handed a line of text every ``every`` iterations.
+
+        Returns
+        -------
+        NeuralODE
+            Itself.
+        """
+        def evaluate(theta):
+            found = self.gradient(draw(), theta)
+            return found, found.theta
+
+        self.theta = descend(self.theta, evaluate, iterations, learning_rates, self.history, progress, every)
+        return self
+
+    def fit_with_starts(self, segments, iterations, learning_rates=(0.01, 0.001), progress=None, every=100):
+        """`fit` to one batch, with the initial values of its pieces learnt too; returns it with these."""
+        p = self.theta.size
+
+        def evaluate(x):
+            found = self.gradient(segments.starting_at(x[p:]), x[:p])
+            return found, np.concatenate([found.theta, found.y0])
+
+        x = np.concatenate([self.theta, segments.y0.ravel()])
+        x = descend(x, evaluate, iterations, learning_rates, self.history, progress, every)
+        self.theta = x[:p].copy()
+        return segments.starting_at(x[p:])
+
+
+def require_affordable(recipe, p):
+    """Warn of, or refuse, a recipe that costs a tangent for every parameter."""
+    if recipe_named(recipe).needs != "jvp":
+        return
+    cost = f"recipe {recipe!r} pushes a tangent for each of {p} parameters"
+    if p > MOST_TANGENTS:
+        raise InvalidInputError(f"{cost}, at most {MOST_TANGENTS} are allowed: take recipe 'discrete'")
+    if p > SLOW_TANGENTS:
+        warnings.warn(f"{cost} and is slow; recipe 'discrete' gives the gradient in one reverse sweep",
+                      stacklevel=3)
+
+
+# --- descent --------------------------------------------------------------------------------------
+
+@dataclasses.dataclass
+class History:
+    """What happened in every iteration of a fit.
+
+    Attributes
+    ----------
+    loss : list of float
+        Before the iteration's step.
+    nfe, nfe_reverse : list of int
+        Evaluations of the field by the forward solve, and by the reverse sweep (there each with its vjp).
+        The forward recipes have no reverse sweep.
+    seconds : list of float
+        Since the first iteration began.
+    """
+
+    loss: list = dataclasses.field(default_factory=list)
+    nfe: list = dataclasses.field(default_factory=list)
+    nfe_reverse: list = dataclasses.field(default_factory=list)
+    seconds: list = dataclasses.field(default_factory=list)
+    started: float | None = None
+
+    def begin(self):
+        """Start the clock, once."""
+        self.started = time.perf_counter() if self.started is None else self.started
+
+    def add(self, found):
+        """Append one `Gradient`."""
+        self.loss.append(found.loss)
+        self.nfe.append(found.stats["nfev"])
+        self.nfe_reverse.append(reverse_evaluations(found.stats))
+        self.seconds.append(time.perf_counter() - self.started)
+
+    def line(self):
+        """The last iteration as a line of text."""
+        return (f"iteration {len(self.loss):5d}   loss {self.loss[-1]:.3e}   NFE {self.nfe[-1]:4d} forward, "
+                f"{self.nfe_reverse[-1]:4d} reverse   {self.seconds[-1]:6.1f} s")
+
+
+def reverse_evaluations(stats):
+    """Evaluations by the reverse sweep; a discrete one has those of the steps that were accepted."""
+    if "nfev_reverse" in stats or "n_steps_reverse" not in stats:
+        return stats.get("nfev_reverse", 0)
+    tried = stats["n_steps"] + stats["n_rejected"]
+    stages = (stats["nfev"] - 1) // max(tried, 1)          # one or two evaluations to begin, then so many a step
+    return stages * stats["n_steps_reverse"]
+
+
+def descend(x, evaluate, iterations, learning_rates, history, progress=None, every=100):
+    """Adam with a decaying step: x after ``iterations`` steps.
+
+    ``evaluate(x)`` returns a `Gradient`, for the history, and the gradient with respect to x.
+    """
+    optimiser = Adam(learning_rates[0])
+    history.begin()
+    for done in range(iterations):
+        optimiser.learning_rate = decayed(learning_rates, done, iterations)
+        found, grad = evaluate(x)
+        x = optimiser.step(x, grad)
+        history.add(found)
+        if progress is not None and (len(history.loss) % every == 0 or done == iterations - 1):
+            progress(history.line())
+    return x
+
+
+def decayed(learning_rates, done, iterations):
+    """The rate after ``done`` of ``iterations`` steps: geometric from the first to the last."""
+    first, last = learning_rates
+    return first * (last / first) ** (done / max(iterations - 1, 1))

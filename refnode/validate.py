@@ -1,0 +1,224 @@
+"""`refnode validate`: every registered field, stepper and sensitivity recipe against independent evidence."""
+import dataclasses
+import datetime
+import fnmatch
+import hashlib
+import importlib
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from refnode._version import __version__
+from refnode.errors import InvalidInputError
+from refnode.evidence.field_claims import field_rows
+from refnode.evidence.gradient_claims import problem_rows
+from refnode.evidence.mutants import MISTAKES, checker_rows
+from refnode.evidence.row import GROUPS, VERDICTS, Row
+from refnode.evidence.stepper_claims import stepper_rows
+from refnode.evidence.subjects import fields, problems
+from refnode.host_device import _PackageLocator, package_root
+from refnode.sensitivity.recipes import RECIPES
+from refnode.steppers.tableaus import TABLEAUS
+
+QUICK_PROBLEMS = ("linear", "forced_oscillator", "lotka_volterra", "mlp")
+QUICK_METHODS = ("rk4", "dopri5", "dop853")
+
+
+# --- what to validate ------------------------------------------------------------------------------
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """Names of what is validated, and the seed of everything random."""
+
+    fields: tuple
+    problems: tuple
+    methods: tuple
+    recipes: tuple
+    checkers: tuple
+    seed: int = 0
+
+
+def select(fields_wanted="*", methods_wanted="*", recipes_wanted="*", seed=0, quick=False):
+    """The `Selection` for comma-separated names, in which * and ? stand for any characters.
+
+    A field's name selects the problems with that field, too. The checkers are checked always.
+
+    Raises
+    ------
+    InvalidInputError
+        For a name that matches nothing; the message lists those there are.
+    """
+    known_fields, known_problems = list(fields()), list(problems())
+    both = list(dict.fromkeys(known_fields + known_problems))
+    wanted = _matching("fields", fields_wanted, both)
+    methods = _matching("methods", methods_wanted, list(TABLEAUS))
+    chosen = [name for name in known_problems if name in wanted]
+    if quick:
+        chosen = [name for name in chosen if name in QUICK_PROBLEMS] or chosen[:1]
+        methods = [name for name in methods if name in QUICK_METHODS] or methods[:1]
+    return Selection(tuple(name for name in known_fields if name in wanted), tuple(chosen), tuple(methods),
+                     tuple(_matching("recipes", recipes_wanted, list(RECIPES))), tuple(MISTAKES), seed)
+
+
+def _matching(what, wanted, known):
+    """Those of ``known`` that a comma-separated list of patterns names; before a slash stands the field."""
+    patterns = [pattern.strip() for pattern in wanted.split(",") if pattern.strip()]
+    matches = lambda name, pattern: (fnmatch.fnmatchcase(name, pattern)
+                                     or fnmatch.fnmatchcase(name.split("/")[0], pattern))
+    for pattern in patterns or [wanted]:
+        if not any(matches(name, pattern) for name in known):
+            raise InvalidInputError(f"{what}: {pattern!r} is none of {', '.join(known)}")
+    return [name for name in known if any(matches(name, pattern) for pattern in patterns)]
+
+
+def tasks(selection):
+    """(group, name, function that returns rows), in the order of `GROUPS`."""
+    seed = selection.seed
+    plan = [("fields", name, lambda name=name: field_rows(name, seed)) for name in selection.fields]
+    plan += [("steppers", name, lambda name=name: stepper_rows(name, seed)) for name in selection.methods]
+    plan += [("recipes", name, lambda name=name: problem_rows(name, selection.recipes, selection.methods, seed))
+             for name in selection.problems]
+    return plan + [("checkers", name, lambda name=name: checker_rows(name, seed)) for name in selection.checkers]
+
+
+# --- the run ---------------------------------------------------------------------------------------
+
+@dataclasses.dataclass
+class Outcome:
+    """All rows of a run, and the circumstances."""
+
+    rows: list
+    selection: Selection
+    seconds: float
+    facts: dict
+
+    def count(self, verdict):
+        return sum(row.verdict == verdict for row in self.rows)
+
+    @property
+    def exit_code(self):
+        """1 with any FAIL or ERROR, else 0: an INCONCLUSIVE row accuses nobody."""
+        return 1 if self.count("FAIL") or self.count("ERROR") else 0
+
+    def totals(self, seconds=None):
+        """One line; ``seconds`` of the whole command, if not of the evidence alone."""
+        counts = ", ".join(f"{self.count(verdict)} {verdict}" for verdict in reversed(VERDICTS) if verdict != "ERROR")
+        return f"{len(self.rows)} rows: {counts}, {self.count('ERROR')} ERROR in {seconds or self.seconds:.1f} s"
+
+
+def run(selection, progress=lambda done, total, what, rows: None):
+    """Gather all rows; ``progress`` is called before every task and at the end."""
+    started, plan, rows = time.perf_counter(), tasks(selection), []
+    compile_drivers(lambda done, total: progress(0, len(plan), f"compiling solvers, once: {done} of {total}", rows))
+    for done, (group, name, make) in enumerate(plan):
+        progress(done, len(plan), f"{group}: {name}", rows)
+        rows += _guarded(group, name, make)
+    progress(len(plan), len(plan), "done", rows)
+    order = list(GROUPS)
+    rows.sort(key=lambda row: order.index(row.group))
+    return Outcome(rows, selection, time.perf_counter() - started, facts(selection))
+
+
+def _guarded(group, name, make):
+    """A task that cannot even begin is one ERROR row."""
+    try:
+        with np.errstate(all="ignore"):
+            return make()
+    except Exception as error:
+        return [Row(group, name, "all evidence", "exact", "ERROR", note=f"{type(error).__name__}: {error}")]
+
+
+def facts(selection):
+    """Everything needed to repeat the run."""
+    import numba
+    import scipy
+    return {"refnode": __version__, "python": platform.python_version(), "numpy": np.__version__,
+            "numba": numba.__version__, "scipy": scipy.__version__, "platform": platform.platform(),
+            "cpu": cpu_model(), "cpus": usable_cpus(), "seed": selection.seed, "tableaus": tableau_hash(),
+            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
+
+
+def usable_cpus():
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def cpu_model():
+    """The processor's name as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def tableau_hash():
+    """Hash of the exact coefficients of all methods."""
+    numbers = [(name, str(table.A), str(table.b), str(table.c), str(table.E_exact), str(table.P_exact))
+               for name, table in TABLEAUS.items()]
+    return hashlib.sha256(repr(numbers).encode()).hexdigest()[:16]
+
+
+# --- compiling, the first time ---------------------------------------------------------------------
+
+DRIVERS = {   # module:function -> how long it takes to compile, relatively
+    "refnode.sensitivity.continuous_adjoint:integrate_interpolated": 4,
+    "refnode.sensitivity.continuous_adjoint:integrate_backsolve": 3,
+    "refnode.sensitivity.forward:integrate_variational": 3,
+    "refnode.sensitivity.discrete_adjoint:discrete_tangent": 2,
+    "refnode.sensitivity.discrete_adjoint:discrete_adjoint": 2,
+    "refnode.solve.integrate:integrate_field": 2,
+    "refnode.sensitivity.cotangents:slopes_at": 1,
+}
+COMPILE = """
+import importlib, sys
+from refnode.host_device import _PackageCache
+for name in sys.argv[1:]:
+    module, function = name.split(":")
+    driver = getattr(importlib.import_module(module), function)
+    driver.compile(_PackageCache(driver.py_func))
+"""
+
+
+def missing_drivers():
+    """Those of `DRIVERS` that the disk cache lacks."""
+    missing = []
+    for name in DRIVERS:
+        module, function = name.split(":")
+        body = getattr(importlib.import_module(module), function).py_func
+        folder = Path(_PackageLocator(body, body.__code__.co_filename).get_cache_path())
+        if not any(folder.glob(f"*{function}*.nbi")):
+            missing.append(name)
+    return missing
+
+
+def compile_drivers(report, workers=2):
+    """Fill the disk cache with two processes side by side; what they fail to do is done where it is needed."""
+    missing = missing_drivers()
+    if len(missing) < 2 or os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
+        return
+    path = os.pathsep.join([str(package_root().parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    children = [subprocess.Popen([sys.executable, "-P", "-c", COMPILE, *share], stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": path})
+                for share in shares(missing, workers)]
+    try:
+        while any(child.poll() is None for child in children):
+            report(len(missing) - len(missing_drivers()), len(missing))
+            time.sleep(0.25)
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+
+
+def shares(names, workers):
+    """The names dealt to the workers, the longest first, each to the one with the least to do."""
+    dealt = [[] for _ in range(workers)]
+    for name in sorted(names, key=lambda name: -DRIVERS[name]):
+        min(dealt, key=lambda share: sum(DRIVERS[other] for other in share)).append(name)
+    return [share for share in dealt if share]
