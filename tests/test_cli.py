@@ -66,7 +66,7 @@ def test_a_failed_row_is_exit_code_1(tmp_path, capsys, monkeypatch):
     (["validate", "--methods", "rk5"], "refnode: methods: 'rk5' is none of euler"),
     (["validate", "--recipes", "magic"], "refnode: recipes: 'magic' is none of forward"),
     (["validate", "--seed", "-1"], "the seed must be a whole number"),
-    (["validate", "--seed", "x"], "invalid _seed value|invalid"),
+    (["validate", "--seed", "x"], "the seed must be a whole number >= 0, found .x."),
     (["validate", "--colour"], "unrecognized arguments: --colour"),
     (["conjure"], "invalid choice: 'conjure'"),
     ([], "the following arguments are required: COMMAND"),
