@@ -1,5 +1,6 @@
 """The command line: validate, demo, doctor, cache."""
 import argparse
+import functools
 import importlib
 import importlib.util
 import os
@@ -105,19 +106,23 @@ def require_folder(path):
 
 def _demo_options(command):
     command.add_argument("name", choices=("spiral",))
-    command.add_argument("--output", default="demo", metavar="DIR", help="folder of the result (default: demo)")
+    command.add_argument("--output", default="spiral", metavar="DIR", help="folder of the result (default: spiral)")
     command.add_argument("--recipe", default="discrete", help="sensitivity recipe (default: discrete)")
-    command.add_argument("--seed", type=_seed, default=0)
+    command.add_argument("--seed", type=_seed, default=0, help="of data, parameters and batches (default: 0)")
+    command.add_argument("--iterations", type=int, help="of training (default: about ten seconds' worth)")
+    command.add_argument("--quiet", action="store_true", help="print nothing")
     command.set_defaults(run=run_demo)
 
 
 def run_demo(options):
-    """Train the model of the demonstration."""
-    from refnode.sensitivity.recipes import recipe_named
-    recipe_named(options.recipe)
+    """Train the model of the demonstration, and say where its picture is."""
+    from refnode.models import spiral
+    spiral.checked_iterations(options.recipe, options.iterations)
     require_folder(options.output)
-    from refnode.models.spiral import run_spiral_demo
-    run_spiral_demo(output=options.output, recipe=options.recipe, seed=options.seed)
+    progress = None if options.quiet else functools.partial(print, flush=True)
+    result = spiral.run_demo(options.output, options.recipe, options.seed, options.iterations, progress)
+    for path in () if options.quiet else result.files:
+        print(path)
     return OK
 
 

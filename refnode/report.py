@@ -40,13 +40,13 @@ FIGURES = {   # file name -> (heading, caption: what is drawn, and what a right 
     "taylor_remainders": (
         "Taylor remainders",
         "What remains of the change of the loss after subtracting h g·d, against h. With the right gradient the "
-        "remainder falls with slope 2 throughout; with one component 1 % wrong it bends to slope 1, but only where h is "
-        "small, which is why a Taylor test alone proves little."),
+        "remainder falls with slope 2 throughout; with one component 1 % wrong it bends to slope 1, but only where h "
+        "is small, which is why a Taylor test alone proves little."),
     "adjoint_beside_state": (
         "The adjoint beside the state",
         "λ(t) by its definition: the gradient with respect to a state put in at time t, computed anew for every t. It "
-        "must be smooth between observations and jump by ∂L/∂y(tₖ) at each; filled points are limits from the left, "
-        "hollow ones from the right."),
+        "must be smooth between observations and jump by ∂L/∂y(tₖ) at each; filled points are limits from the left, hollow ones "
+        "from the right."),
     "order_observed": (
         "Order of every stepper",
         "Error of y(t1) against the step on a nonlinear, non-autonomous equation with a closed form, root mean square "
@@ -186,8 +186,8 @@ dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1.2rem;margin:0}
 
 INTRODUCTION = """<p>Every derivative in refnode is written by hand. Each row below holds one of them against evidence
 that does not use it: complex steps of the function itself, finite differences with a measured error, the identity
-⟨w, S v⟩ = ⟨Sᵀw, v⟩, Taylor remainders, SciPy's <code>solve_ivp</code> on the state and on the variational system, and
-closed forms. <em>Truth</em> says which derivative is meant: of the <em>exact</em> solution, of the steps taken, held
+⟨w, S v⟩ = ⟨Sᵀw, v⟩, Taylor remainders, SciPy's <code>solve_ivp</code> on the state and on the variational system,
+and closed forms. <em>Truth</em> says which derivative is meant: of the <em>exact</em> solution, of the steps taken, held
 <em>frozen</em>, or of a <em>formula</em> alone.</p>
 <p>PASS: the error is within its derived bound. FAIL: it is beyond bound and uncertainty of the reference.
 INCONCLUSIVE: the reference is too uncertain, or the bound too wide, to tell. ERROR: no number could be computed.</p>"""

@@ -8,10 +8,12 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+from numba.core import config
 
 from refnode._version import __version__
 from refnode.errors import InvalidInputError
@@ -21,7 +23,7 @@ from refnode.evidence.mutants import MISTAKES, checker_rows
 from refnode.evidence.row import GROUPS, VERDICTS, Row
 from refnode.evidence.stepper_claims import stepper_rows
 from refnode.evidence.subjects import fields, problems
-from refnode.host_device import _PackageLocator, package_root
+from refnode.host_device import _PackageLocator, cache_home, package_root
 from refnode.sensitivity.recipes import RECIPES
 from refnode.steppers.tableaus import TABLEAUS
 
@@ -197,10 +199,20 @@ def missing_drivers():
     return missing
 
 
+def cache_takes_files():
+    """Whether anything can be written to the disk cache: else compiling beforehand would be for nothing."""
+    try:
+        cache_home().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache_home()):
+            return True
+    except OSError:
+        return False
+
+
 def compile_drivers(report, workers=2):
     """Fill the disk cache with two processes side by side; what they fail to do is done where it is needed."""
     missing = missing_drivers()
-    if len(missing) < 2 or os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
+    if len(missing) < 2 or config.DISABLE_JIT or not cache_takes_files():
         return
     path = os.pathsep.join([str(package_root().parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     children = [subprocess.Popen([sys.executable, "-P", "-c", COMPILE, *share], stdout=subprocess.DEVNULL,

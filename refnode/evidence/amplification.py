@@ -80,23 +80,33 @@ class Amplification:
         return np.array([x[:, 0] for x in observed]).T.reshape(flow.n, -1), gradient
 
     def _reverse(self, rng, interpolated):
-        """The gradient by the adjoint; y is read from the forward path at every node, or solved back."""
+        """The gradient by the adjoint; y is read from the forward path at every node, or at observations alone."""
         flow, problem, n = self.flow, self.flow.problem, self.flow.n
         rate = lambda t, y: flow.slope(t, y)
         path = list(_kicked_path(rate, flow.y0, self.nodes, np.full(n, self.units.state), rng))
         ys = np.array([path[self._node(t)] for t in problem.ts]).T.reshape(n, -1)
         ys_bar, y1_bar = loss_cotangents(problem, ys, path[-1])
-        scale = max(np.max(np.abs(ys_bar), initial=0.0), np.max(np.abs(y1_bar)))
-        units = np.concatenate([np.full(n, self.units.state), np.full(flow.m, self.units.adjoint * scale)])
+        adjoint = self.units.adjoint * self._adjoint_scale(path, ys_bar, y1_bar)
+        units = np.concatenate([np.full(n, self.units.state), np.full(flow.m, adjoint)])
         x = np.concatenate([path[-1], y1_bar, np.zeros(flow.m - n)])
         for i in range(self.nodes.size - 1, -1, -1):
-            if interpolated:
+            observed = np.flatnonzero(problem.ts == self.nodes[i])
+            if interpolated or observed.size:
                 x[:n] = path[i]
-            for k in np.flatnonzero(problem.ts == self.nodes[i]):
+            for k in observed:
                 x[n:2 * n] += ys_bar[:, k]
             if i > 0:
                 x = list(_kicked_path(flow.adjoint, x, self.nodes[i - 1:i + 1][::-1], units, rng))[-1]
         return assembled(flow, x[n:2 * n], x[2 * n:], ys, path[-1], ys_bar, y1_bar)
+
+    def _adjoint_scale(self, path, ys_bar, y1_bar):
+        """The unit of lambda: the largest cotangent of a state, or what a running cost makes of one."""
+        n, flow = self.flow.problem.y0.size, self.flow
+        largest = max(np.max(np.abs(ys_bar[:n]), initial=0.0), np.max(np.abs(y1_bar[:n])))
+        if flow.n > n:
+            slopes = [flow.linearised(t, y)[1][n, :n] for t, y in zip(self.nodes, path)]
+            largest = max(largest, np.max(np.abs(slopes)) * abs(self.nodes[-1] - self.nodes[0]))
+        return largest or 1.0
 
     def _node(self, t):
         return int(np.argmin(np.abs(self.nodes - t)))

@@ -1,4 +1,5 @@
 """Rows about whole problems: every recipe against exact gradients, losses as functions, and duality."""
+import copy
 import functools
 import warnings
 
@@ -54,6 +55,12 @@ class Case:
     def amplification(self):
         return Amplification(self.flow, self.units, self.seed)
 
+    def replaced(self, loss):
+        """The same case with another loss."""
+        case = copy.copy(self)
+        case.problem = self.problem.replace(loss=loss)
+        return case
+
     def options(self, method=MAIN_METHOD, rtol=RTOL):
         return {"method": method, "rtol": rtol, "atol": rtol * self.units.state}
 
@@ -79,7 +86,8 @@ class Case:
 def problem_rows(name, recipes, methods, seed):
     """Evidence on one problem, by every recipe and adaptive method asked for."""
     case = Case(name, seed)
-    return (state_rows(case, methods) + recipe_rows(case, recipes, methods) + frozen_recipe_rows(case, recipes, methods)
+    return (state_rows(case, methods) + recipe_rows(case, recipes, methods)
+            + frozen_recipe_rows(case, recipes, methods) + scaling_rows(case, recipes, methods)
             + loss_rows(case) + duality_rows(case, recipes, methods))
 
 
@@ -161,6 +169,43 @@ def frozen_recipe_rows(case, recipes, methods):
     return [attempt("recipes", case.name, f"{recipe} = complex step of the steps, {method}", "frozen",
                     steps.gradient_row, field=case.name, method=method, recipe=recipe)
             for recipe in frozen]
+
+
+# --- a scaled loss ---------------------------------------------------------------------------------
+
+SCALES = (2.0**30, 2.0**-30)
+
+
+class ScaledLoss(refnode.losses.Loss):
+    """L times a number."""
+
+    def __init__(self, loss, factor):
+        self.loss, self.factor = loss, factor
+
+    def value(self, ts, ys, y1):
+        return self.factor * self.loss.value(ts, ys, y1)
+
+    def vjp(self, ts, ys, y1):
+        return tuple(self.factor * cotangent for cotangent in self.loss.vjp(ts, ys, y1))
+
+
+def scaling_rows(case, recipes, methods):
+    """2^30 L has 2^30 times the gradient, and 2^-30 L 2^-30: no tolerance may know the scale of a loss."""
+    if case.problem.loss.running is not None or not adaptive(methods):
+        return []
+    method = adaptive(methods)[0]
+    return [attempt("recipes", case.name, f"{recipe} of 2^30 L and 2^-30 L, {method}", "exact",
+                    functools.partial(_scaling_row, case), field=case.name, method=method, recipe=recipe)
+            for recipe in recipes if RECIPES[recipe].needs == "vjp"]
+
+
+def _scaling_row(case, recipe, method, **head):
+    plain = case.gradient(recipe, method)
+    scaled = [flat(case.replaced(ScaledLoss(case.problem.loss, factor)).gradient(recipe, method)) / factor
+              for factor in SCALES]
+    names, scale = list(case.names) * len(SCALES), np.tile(block_scale(case.problem, flat(plain)), len(SCALES))
+    return Comparison(names, np.concatenate(scaled), np.tile(flat(plain), len(SCALES)), 4 * EPS * scale, 0.0, scale).row(
+        reason="powers of two scale every rounding alike: 4 eps", recipe=recipe, method=method, **head)
 
 
 # --- losses as functions ---------------------------------------------------------------------------

@@ -14,7 +14,7 @@ GROUPS = {
     "recipes": "Sensitivity recipes: gradients of whole problems, with respect to y0, theta, t0, t1 and ts",
     "losses": "Losses as plain functions: finite differences and Taylor remainders",
     "duality": "Public jvp and vjp: <w, S v> = <S^T w, v> over all inputs",
-    "checkers": "The checkers themselves: derivatives wrong on purpose; PASS means caught",
+    "checkers": "The checkers themselves: derivatives wrong on purpose; PASS means caught, by the evidence named",
 }
 VERDICTS = ("FAIL", "ERROR", "INCONCLUSIVE", "PASS")        # the gravest first
 
