@@ -2,9 +2,9 @@
 
 A loss is a triple, like everything that is differentiated:
 
-    ``value(ts, ys, y1) -> float``                       ys : (n, K), y1 : (n,)
-    ``jvp(ts, ys, y1, ys_tan, y1_tan) -> float``
-    ``vjp(ts, ys, y1) -> ys_bar (n, K), y1_bar (n,)``
+    ``value(ys, y1) -> float``                           ys : (n, K), y1 : (n,)
+    ``jvp(ys, y1, ys_tan, y1_tan) -> float``
+    ``vjp(ys, y1) -> ys_bar (n, K), y1_bar (n,)``
 
 Losses add: ``sum_of_squares(data) + terminal(phi, phi_grad) + running_cost(g, g_jvp, g_vjp)``. A running
 cost has no value of its own here: the solver integrates it as one more state.
@@ -21,15 +21,15 @@ class Loss:
 
     running = None
 
-    def value(self, ts, ys, y1):
+    def value(self, ys, y1):
         return 0.0
 
-    def vjp(self, ts, ys, y1):
+    def vjp(self, ys, y1):
         return np.zeros(ys.shape), np.zeros(y1.shape)
 
-    def jvp(self, ts, ys, y1, ys_tan, y1_tan):
+    def jvp(self, ys, y1, ys_tan, y1_tan):
         """Tangent of the value, from the cotangents: L' = <ys_bar, ys_tan> + <y1_bar, y1_tan>."""
-        ys_bar, y1_bar = self.vjp(ts, ys, y1)
+        ys_bar, y1_bar = self.vjp(ys, y1)
         return float(np.sum(ys_bar * ys_tan) + np.dot(y1_bar, y1_tan))
 
     def __add__(self, other):
@@ -47,11 +47,11 @@ class Sum(Loss):
         self.first, self.second = first, second
         self.running = first.running or second.running
 
-    def value(self, ts, ys, y1):
-        return self.first.value(ts, ys, y1) + self.second.value(ts, ys, y1)
+    def value(self, ys, y1):
+        return self.first.value(ys, y1) + self.second.value(ys, y1)
 
-    def vjp(self, ts, ys, y1):
-        first, second = self.first.vjp(ts, ys, y1), self.second.vjp(ts, ys, y1)
+    def vjp(self, ys, y1):
+        first, second = self.first.vjp(ys, y1), self.second.vjp(ys, y1)
         return first[0] + second[0], first[1] + second[1]
 
 
@@ -72,12 +72,12 @@ class SumOfSquares(Loss):
     def _weight(self, ys):
         return 1.0 / max(ys.size, 1) if self.mean else 1.0
 
-    def value(self, ts, ys, y1):
+    def value(self, ys, y1):
         residual = self._residual(ys)
         flat = residual.ravel("K")
         return self._weight(ys) * (flat @ flat)
 
-    def vjp(self, ts, ys, y1):
+    def vjp(self, ys, y1):
         return (2.0 * self._weight(ys)) * self._residual(ys), np.zeros(y1.shape)
 
 
@@ -93,10 +93,10 @@ class Linear(Loss):
                 f"weights must have the shape of ys, {ys.shape}, found {self.weights.shape}")
         return self.weights
 
-    def value(self, ts, ys, y1):
+    def value(self, ys, y1):
         return np.sum(self._weights_for(ys) * ys)
 
-    def vjp(self, ts, ys, y1):
+    def vjp(self, ys, y1):
         return self._weights_for(ys).copy(), np.zeros_like(y1)
 
 
@@ -106,10 +106,10 @@ class Terminal(Loss):
     def __init__(self, phi, phi_grad):
         self.phi, self.phi_grad = phi, phi_grad
 
-    def value(self, ts, ys, y1):
+    def value(self, ys, y1):
         return self.phi(y1)
 
-    def vjp(self, ts, ys, y1):
+    def vjp(self, ys, y1):
         return np.zeros_like(ys), np.asarray(self.phi_grad(y1), dtype=np.float64)
 
 

@@ -83,11 +83,11 @@ class Scaled(losses.Loss):
     def __init__(self, loss, factor):
         self.loss, self.factor = loss, factor
 
-    def value(self, ts, ys, y1):
-        return self.factor * self.loss.value(ts, ys, y1)
+    def value(self, ys, y1):
+        return self.factor * self.loss.value(ys, y1)
 
-    def vjp(self, ts, ys, y1):
-        return tuple(self.factor * bar for bar in self.loss.vjp(ts, ys, y1))
+    def vjp(self, ys, y1):
+        return tuple(self.factor * bar for bar in self.loss.vjp(ys, y1))
 
 
 def random_seeds(problem, rng):
@@ -188,7 +188,7 @@ def exact_gradient(problem):
     n, flow_n = problem.y0.size, problem.flow_y0.size
     states = exact_tangents(problem)
     ys, y1 = states[1:-1, 0, :n].T, states[-1, 0, :n]
-    ys_bar, y1_bar = problem.loss.vjp(problem.ts, ys, y1)
+    ys_bar, y1_bar = problem.loss.vjp(ys, y1)
     bars = np.zeros((len(states), flow_n))
     bars[1:-1, :n], bars[-1, :n], bars[-1, n:] = ys_bar.T, y1_bar, 1.0
     slopes = [problem.flow_field(t, state[0], problem.theta)
@@ -205,7 +205,7 @@ def closed_form_gradient(problem, solution):
     """The gradient of a loss of the observations by complex steps through the closed-form solution."""
     x = inputs(problem).astype(complex)
     ys = observed(problem, solution, x).real
-    ys_bar, y1_bar = problem.loss.vjp(problem.ts, ys[:, :-1], ys[:, -1])
+    ys_bar, y1_bar = problem.loss.vjp(ys[:, :-1], ys[:, -1])
     bars, gradient = np.column_stack([ys_bar, y1_bar]), []
     for j in range(x.size):
         x[j] += 1j * H

@@ -20,7 +20,7 @@ def tangent_gradient(name):
     problem = CATALOGUE[name]()
     n, p = problem.y0.size, problem.theta.size
     flow = variational_solution(problem, n, p)
-    ys_bar, _ = problem.loss.vjp(problem.ts, flow[0], flow[0][:, -1])
+    ys_bar, _ = problem.loss.vjp(flow[0], flow[0][:, -1])
     grad = np.array([np.sum(ys_bar * tangent) for tangent in flow[1:]])
     rates = [problem.field(t, y, problem.theta) for t, y in zip(problem.ts, flow[0].T)]
     grad_ts = np.array([ys_bar[:, k] @ rate for k, rate in enumerate(rates)])
@@ -152,7 +152,7 @@ def test_gradient_of_the_closed_form_equals_the_variational_equation(name):
     """Two independent routes to dL/d(y0, theta); SciPy's tolerance decides how near they come."""
     problem = CATALOGUE[name]()
     ys = np.array([CLOSED_FORMS[name](problem.y0, problem.theta, problem.t0, t) for t in problem.ts]).T
-    ys_bar, _ = problem.loss.vjp(problem.ts, ys, ys[:, -1])
+    ys_bar, _ = problem.loss.vjp(ys, ys[:, -1])
     grad = sum(complex_step_gradient(CLOSED_FORMS[name], problem, k) @ ys_bar[:, k]
                for k in range(problem.ts.size))
     np.testing.assert_allclose(grad, tangent_gradient(name)[0], rtol=0.0, atol=1e-10 * np.max(np.abs(grad)))

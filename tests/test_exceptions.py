@@ -108,10 +108,10 @@ class Fixed(losses.Loss):
     def __init__(self, value, ys_bar, y1_bar=0.0):
         self.fixed, self.ys_bar, self.y1_bar = value, np.array(ys_bar), y1_bar
 
-    def value(self, ts, ys, y1):
+    def value(self, ys, y1):
         return self.fixed
 
-    def vjp(self, ts, ys, y1):
+    def vjp(self, ys, y1):
         return self.ys_bar, np.full(y1.shape, self.y1_bar)
 
 

@@ -31,7 +31,7 @@ def test_shapes_and_contents(sensitivity):
     assert found.sensitivity == sensitivity and found.stats["nfev"] > 0 and found.stats["n_steps"] > 0
     solution = found.solution
     assert solution.success and solution.y.shape == (2, 5)
-    assert found.loss == problem.loss.value(problem.ts, solution.y, solution.y1)
+    assert found.loss == problem.loss.value(solution.y, solution.y1)
 
 
 @every_recipe
@@ -39,7 +39,7 @@ def test_loss_is_that_of_the_solve(sensitivity):
     """Except for `forward`, whose steps also resolve the tangents: equal to the tolerance."""
     problem = CATALOGUE["pendulum"]()
     solution = solve(problem)
-    expected = problem.loss.value(problem.ts, solution.y, solution.y1)
+    expected = problem.loss.value(solution.y, solution.y1)
     assert gradient(problem, sensitivity).loss == pytest.approx(expected, rel=1e-4 if sensitivity == "forward" else 0)
 
 
@@ -47,7 +47,7 @@ def test_loss_is_that_of_the_solve(sensitivity):
 def test_vjp_of_the_losses_cotangents_is_the_gradient(sensitivity):
     problem = CATALOGUE["van_der_pol"]()
     found = gradient(problem, sensitivity)
-    bars = vjp(problem, *problem.loss.vjp(problem.ts, found.solution.y, found.solution.y1), sensitivity)
+    bars = vjp(problem, *problem.loss.vjp(found.solution.y, found.solution.y1), sensitivity)
     np.testing.assert_array_equal(flat(bars), flat(found))
 
 
@@ -181,7 +181,7 @@ def reference_of(name, sensitivity):
         return exact(name)
     problem = CATALOGUE[name]()
     solution = gradient(problem, n_steps=24).solution
-    bars = problem.loss.vjp(problem.ts, solution.y, solution.y1)
+    bars = problem.loss.vjp(solution.y, solution.y1)
     return gradients.frozen_gradient(problem, np.linspace(problem.t0, problem.t1, 25), "dopri5", *bars)
 
 
@@ -245,8 +245,8 @@ def test_wrong_jumps_are_caught(sensitivity, change):
     problem = CATALOGUE["lotka_volterra"]()
 
     class Wrong(Scaled):
-        def vjp(self, ts, ys, y1):
-            ys_bar, y1_bar = self.loss.vjp(ts, ys, y1)
+        def vjp(self, ys, y1):
+            ys_bar, y1_bar = self.loss.vjp(ys, y1)
             return change(ys_bar), y1_bar
     reference = reference_of("lotka_volterra", sensitivity)
     assert error_of(problem.replace(loss=Wrong(problem.loss, 1.0)), sensitivity, reference) > 1e-3

@@ -137,7 +137,7 @@ def test_discrete_gradient_is_exact_for_the_steps_taken(method, observed):
     problem = weighted_problem(loss=CATALOGUE["lotka_volterra"]().loss if observed else None)
     found = gradient(problem, "discrete", method=method, n_steps=24)
     times = np.linspace(0.0, 4.0, 25)
-    ys_bar, y1_bar = problem.loss.vjp(problem.ts, found.solution.y, found.solution.y1)
+    ys_bar, y1_bar = problem.loss.vjp(found.solution.y, found.solution.y1)
     ys_bar = np.vstack([ys_bar, np.zeros(problem.ts.size)])
     expected = gradients.frozen_gradient(problem, times, method, ys_bar, np.append(y1_bar, 1.0))
     assert block_error(problem, flat(found), expected) <= gradients.COMPLEX_STEP

@@ -36,7 +36,7 @@ def loss_of(model, segments, theta):
     """The loss from a solve alone, no derivative anywhere."""
     problem = model.problem(segments, theta)
     solution = refnode.solve(problem, **model.options)
-    return problem.loss.value(problem.ts, solution.y, solution.y1)
+    return problem.loss.value(solution.y, solution.y1)
 
 
 # --- the gradient ---------------------------------------------------------------------------------
@@ -67,8 +67,8 @@ def test_a_wrong_gradient_is_noticed(data):
 def test_unobserved_entries_do_not_count():
     ys, data = np.array([[1.0, 2.0], [3.0, 5.0]]), np.array([[0.0, np.nan], [np.nan, 2.0]])
     loss = MeanOfObservedSquares(data)
-    assert loss.value(None, ys, ys[:, 1]) == (1.0 + 9.0) / 2
-    ys_bar, y1_bar = loss.vjp(None, ys, ys[:, 1])
+    assert loss.value(ys, ys[:, 1]) == (1.0 + 9.0) / 2
+    ys_bar, y1_bar = loss.vjp(ys, ys[:, 1])
     assert ys_bar.tolist() == [[1.0, 0.0], [0.0, 3.0]] and y1_bar.tolist() == [0.0, 0.0]
 
 

@@ -87,7 +87,7 @@ def adjoint_beside_state(seed=0):
     case = Case(PROBLEM, seed)
     problem, options = case.problem, {"method": "dop853", "rtol": 1e-10, "atol": 1e-12}
     solution = refnode.solve(problem, dense_output=True, **options)
-    ys_bar, _ = problem.loss.vjp(problem.ts, solution.y, solution.y1)
+    ys_bar, _ = problem.loss.vjp(solution.y, solution.y1)
     pieces, start = [], problem.t0
     for end in problem.ts:
         times = np.linspace(start, end, 33)

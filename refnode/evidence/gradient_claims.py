@@ -182,11 +182,11 @@ class ScaledLoss(refnode.losses.Loss):
     def __init__(self, loss, factor):
         self.loss, self.factor = loss, factor
 
-    def value(self, ts, ys, y1):
-        return self.factor * self.loss.value(ts, ys, y1)
+    def value(self, ys, y1):
+        return self.factor * self.loss.value(ys, y1)
 
-    def vjp(self, ts, ys, y1):
-        return tuple(self.factor * cotangent for cotangent in self.loss.vjp(ts, ys, y1))
+    def vjp(self, ys, y1):
+        return tuple(self.factor * cotangent for cotangent in self.loss.vjp(ys, y1))
 
 
 def scaling_rows(case, recipes, methods):
@@ -242,7 +242,7 @@ def loss_at(case, x, options):
     for k in np.flatnonzero(~inside):
         ys[:, k] = refnode.solve(flow.replace(t1=times[k]), **options).y1
     n = problem.y0.size
-    return float(problem.loss.value(times, ys[:n], main.y1[:n]) + main.y1[n:].sum())
+    return float(problem.loss.value(ys[:n], main.y1[:n]) + main.y1[n:].sum())
 
 
 def lengths(case):
@@ -337,7 +337,7 @@ def _exact_dual(case, forward, method, recipe, **head):
     """To the tolerance: both sides approximate one number, <gradient, v>."""
     problem = case.problem.replace(loss=None)
     solution = refnode.solve(problem, **case.options(method))
-    ys_bar, _ = case.problem.loss.vjp(problem.ts, solution.y, solution.y1)
+    ys_bar, _ = case.problem.loss.vjp(solution.y, solution.y1)
     tangent = np.random.default_rng([case.seed, 3]).standard_normal(len(case.names)) * np.abs(input_vector(problem))
     forward_side = np.sum(ys_bar * pushed(problem, tangent, forward, case.recipe_options(forward, method)))
     pulled = refnode.vjp(problem, ys_bar, sensitivity=recipe, **case.recipe_options(recipe, method))

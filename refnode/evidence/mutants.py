@@ -160,7 +160,7 @@ def _last_observation_only(case, gradient):
     """No jump of lambda at the observations before the last."""
     problem = case.problem
     solution = refnode.solve(problem, **case.options())
-    ys_bar, _ = problem.loss.vjp(problem.ts, solution.y, solution.y1)
+    ys_bar, _ = problem.loss.vjp(solution.y, solution.y1)
     ys_bar[:, :-1] = 0.0
     return flat(refnode.vjp(problem, ys_bar, sensitivity="interpolating", **case.recipe_options("interpolating")))
 

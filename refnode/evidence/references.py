@@ -82,7 +82,7 @@ def loss_cotangents(problem, ys, y1):
     x = np.concatenate([ys[:n].ravel(), y1[:n]])
 
     def value(z):
-        return problem.loss.value(problem.ts, z[:-n].reshape(n, -1), z[-n:])
+        return problem.loss.value(z[:-n].reshape(n, -1), z[-n:])
 
     gradient = complex_gradient(value, x)
     ys_bar, y1_bar = np.zeros(ys.shape), np.ones(y1.shape)      # a running cost enters the loss as it is
@@ -143,7 +143,7 @@ def closed_form_reference(problem, solution):
         return ys, solution(at["y0"], at["theta"], at["t0"], at["t1"])
 
     def loss(x):
-        return problem.loss.value(problem.ts, *states(x))
+        return problem.loss.value(*states(x))
 
     x = input_vector(problem)
     gradient, ys = complex_gradient(loss, x), np.real(states(x)[0])
@@ -203,7 +203,7 @@ class Replayed:
                 y1 = ys[:, 0]
             self.ys_tans.append(ys[:n].imag / STEP)
             self.y1_tans.append(y1[:n].imag / STEP)
-            loss = problem.loss.value(problem.ts, ys[:n], y1[:n]) + y1[n:].sum()
+            loss = problem.loss.value(ys[:n], y1[:n]) + y1[n:].sum()
             self.gradient[j] = np.imag(loss) / STEP
         self.ys_tans, self.y1_tans = np.array(self.ys_tans), np.array(self.y1_tans)
 

@@ -69,7 +69,7 @@ class FrozenSteps:
     def _magnitude(self, found):
         """Sum of the magnitudes of the terms that make up each component."""
         solution = found.solution
-        ys_bar, y1_bar = self.problem.loss.vjp(self.problem.ts, solution.y, solution.y1)
+        ys_bar, y1_bar = self.problem.loss.vjp(solution.y, solution.y1)
         return self.replayed.magnitude(ys_bar) + np.abs(y1_bar) @ np.abs(self.replayed.y1_tans.T)
 
     def dot_row(self, **head):

@@ -100,10 +100,10 @@ class MeanOfObservedSquares(Loss):
     def _residual(self, ys):
         return np.where(self.observed, ys - self.data, 0.0)
 
-    def value(self, ts, ys, y1):
+    def value(self, ys, y1):
         return float(np.sum(self._residual(ys) ** 2)) / self.count
 
-    def vjp(self, ts, ys, y1):
+    def vjp(self, ys, y1):
         return (2.0 / self.count) * self._residual(ys), np.zeros(y1.shape)
 
 

@@ -183,12 +183,12 @@ class _LossSeeds:
     def __call__(self, forward):
         loss, n, size = self.problem.loss, self.problem.y0.size, self.problem.flow_y0.size
         ys, y1 = forward.ys[:, :n].T, forward.y1[:n]
-        self.value = float(loss.value(self.problem.ts, ys, y1))
+        self.value = float(loss.value(ys, y1))
         if size > n:
             self.value += float(forward.y1[n])
         if not math.isfinite(self.value):
             raise InvalidInputError(f"loss must be finite, found {self.value}")
-        ys_bar, y1_bar = loss.vjp(self.problem.ts, ys, y1)
+        ys_bar, y1_bar = loss.vjp(ys, y1)
         ys_bar, y1_bar = _array("ys_bar", ys_bar, ys.shape).T, _array("y1_bar", y1_bar, y1.shape)
         if size > n:                                            # a running cost: dL/dq = 1
             ys_bar, y1_bar = np.column_stack([ys_bar, np.zeros(len(ys_bar))]), np.append(y1_bar, 1.0)
