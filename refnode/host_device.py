@@ -147,6 +147,13 @@ class _PackageCache(caching.FunctionCache):
         super().__init__(py_func)
         self._cache_file = _CheckedFiles(self._cache_path, self._impl.filename_base, source_hash())
 
+    def is_filled(self):
+        """Whether it holds anything that can be read."""
+        try:
+            return bool(self._cache_file._load_index())
+        except Exception:
+            return False
+
     def load_overload(self, sig, target_context):
         try:
             return super().load_overload(sig, target_context)
@@ -237,6 +244,15 @@ def higher_order(function):
     return compiled
 
 
+def inlined(function):
+    """Compile a scalar formula of an inner loop that LLVM is to vectorise.
+
+    Declined inlining would leave the loop scalar, at ten times the cost; products fused into sums halve
+    the cost of a polynomial, so nothing under this decorator may rely on an unfused product.
+    """
+    return njit(**INLINED, fastmath={"contract"})(function)
+
+
 class Driver:
     """A loop around formulas, compiled for one signature when first called, and cached on disk."""
 
@@ -249,12 +265,20 @@ class Driver:
 
     def __call__(self, *args):
         if self._entry is None:
-            self._entry = self.py_func if config.DISABLE_JIT else self.compile(_PackageCache(self.py_func))
+            self.prepare()
         return self._entry(*args)
 
-    def compile(self, cache):
-        """The compiled entry point. It trusts its arguments to have the types of the signature."""
-        return _entry_point(self.py_func, self.signature, cache)
+    def prepare(self):
+        """Compile, or load from the disk cache, now rather than at the first call.
+
+        The compiled entry point trusts its arguments to have the types of the signature.
+        """
+        self._entry = self.py_func if config.DISABLE_JIT else _entry_point(
+            self.py_func, self.signature, _PackageCache(self.py_func))
+
+    def is_cached(self):
+        """Whether the disk cache holds this driver."""
+        return _PackageCache(self.py_func).is_filled()
 
     def specialized(self, functions):
         """An entry point with ``functions``, the leading arguments, compiled in instead of called by address.

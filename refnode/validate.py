@@ -23,7 +23,7 @@ from refnode.evidence.mutants import MISTAKES, checker_rows
 from refnode.evidence.row import GROUPS, VERDICTS, Row
 from refnode.evidence.stepper_claims import stepper_rows
 from refnode.evidence.subjects import fields, problems
-from refnode.host_device import _PackageLocator, cache_home, package_root
+from refnode.host_device import cache_home, package_root
 from refnode.sensitivity.recipes import RECIPES
 from refnode.steppers.tableaus import TABLEAUS
 
@@ -177,26 +177,18 @@ DRIVERS = {   # module:function -> how long it takes to compile, relatively
     "refnode.solve.integrate:integrate_field": 2,
     "refnode.sensitivity.cotangents:slopes_at": 1,
 }
-COMPILE = """
-import importlib, sys
-from refnode.host_device import _PackageCache
-for name in sys.argv[1:]:
+COMPILE = "import sys; from refnode.validate import driver_named; [driver_named(n).prepare() for n in sys.argv[1:]]"
+
+
+def driver_named(name):
+    """The driver called ``module:function``."""
     module, function = name.split(":")
-    driver = getattr(importlib.import_module(module), function)
-    driver.compile(_PackageCache(driver.py_func))
-"""
+    return getattr(importlib.import_module(module), function)
 
 
 def missing_drivers():
     """Those of `DRIVERS` that the disk cache lacks."""
-    missing = []
-    for name in DRIVERS:
-        module, function = name.split(":")
-        body = getattr(importlib.import_module(module), function).py_func
-        folder = Path(_PackageLocator(body, body.__code__.co_filename).get_cache_path())
-        if not any(folder.glob(f"*{function}*.nbi")):
-            missing.append(name)
-    return missing
+    return [name for name in DRIVERS if not driver_named(name).is_cached()]
 
 
 def cache_takes_files():

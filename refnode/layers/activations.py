@@ -13,13 +13,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
-from refnode.host_device import OPTIONS, host_device
-
-# A scalar form that LLVM declined to inline would leave its loop unvectorised, at ten times the cost; and
-# products fused into sums halve the cost of a polynomial. Nothing here relies on an unfused product.
-inlined = njit(**OPTIONS, forceinline=True, fastmath={"contract"})
+from refnode.host_device import host_device, inlined
 
 ROUND = 1.5 * 2.0**52          # x + ROUND holds x, rounded to an integer, in its low bits
 LOG2_E = 1.4426950408889634
