@@ -152,7 +152,7 @@ def installation():
     yield "python", f"{platform.python_version()} on {platform.platform()}"
     for name in ("numpy", "numba", "scipy", "matplotlib"):
         yield name, importlib.import_module(name).__version__
-    for name, what in (("sympy", "VectorField.from_expressions"), ("numba_cuda", "GPU solves"), ("mpmath", "tests")):
+    for name, what in (("sympy", "VectorField.from_expressions"), ("mpmath", "tests")):
         yield name, ("found" if importlib.util.find_spec(name) else "not installed") + f" (optional: {what})"
     cache = cache_info()
     yield "cache", f"{cache['path']}, {cache['files']} files, {cache['bytes'] / 2**20:.1f} MiB"
