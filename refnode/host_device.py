@@ -17,6 +17,7 @@ import hashlib
 import os
 import pathlib
 import pickle
+import re
 import shutil
 import types as python_types
 import uuid
@@ -46,22 +47,46 @@ INTEGERS = types.Array(types.int64, 1, "C")
 
 # --- the disk cache -------------------------------------------------------------------------------
 
+IMPORT = re.compile(r"^\s*(?:from|import) (refnode\b[\w.]*)", re.MULTILINE)
+
+
 @functools.lru_cache(maxsize=1)
 def package_root():
     return pathlib.Path(__file__).resolve().parent
 
 
-@functools.lru_cache(maxsize=1)
-def source_hash():
-    """Hash of every source file of the package.
+@functools.lru_cache(maxsize=None)
+def source_hash(file):
+    """Hash of a source file and of all files of the package that it imports, directly or not.
 
     Numba revalidates a cached caller against its own file only, so that an edited callee would be
-    served stale; keyed with this hash, any edit of the package invalidates everything.
+    served stale; keyed with this hash, an edit invalidates everything that could have compiled it in.
     """
     digest = hashlib.sha256()
-    for path in sorted(package_root().rglob("*.py")):
-        digest.update(path.relative_to(package_root()).as_posix().encode() + b"\0" + path.read_bytes())
+    for path in sorted(imported_files(pathlib.Path(file).resolve())):
+        digest.update(os.path.relpath(path, package_root()).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:20]
+
+
+def imported_files(file):
+    """A source file and the files of the package reached from it by imports; of a folder, all its files."""
+    found, waiting = set(), [file]
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting += imports_of(path)
+    return found
+
+
+@functools.lru_cache(maxsize=None)
+def imports_of(path):
+    """The files of the package that the import statements of a file name."""
+    files = []
+    for module in IMPORT.findall(path.read_text()):
+        place = package_root().joinpath(*module.split(".")[1:])
+        files += sorted(place.glob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+    return files
 
 
 def cache_home():
@@ -72,7 +97,7 @@ def cache_home():
 
 
 class _PackageLocator(caching._CacheLocator):
-    """Files a function by the package's source hash, its module and its name.
+    """Files a function by the hash of the sources it may depend on, its module and its name.
 
     The hash is part of the folder and not only of the stamp: Numba writes an index before its data,
     so a second process could otherwise pair a fresh index with stale data.
@@ -80,7 +105,8 @@ class _PackageLocator(caching._CacheLocator):
 
     def __init__(self, py_func, py_file):
         place = hashlib.sha256(f"{package_root()} {numba.__version__}".encode()).hexdigest()[:8]
-        self._path = cache_home() / f"{source_hash()}-{place}"
+        self._stamp = source_hash(py_file)
+        self._path = cache_home() / f"{self._stamp}-{place}"
         self._lineno = py_func.__code__.co_firstlineno
         self._py_file = py_file
 
@@ -88,7 +114,7 @@ class _PackageLocator(caching._CacheLocator):
         return str(self._path)
 
     def get_source_stamp(self):
-        return source_hash()
+        return self._stamp
 
     def get_disambiguator(self):
         return f"{pathlib.Path(self._py_file).stem}-{self._lineno}"
@@ -145,7 +171,8 @@ class _PackageCache(caching.FunctionCache):
 
     def __init__(self, py_func):
         super().__init__(py_func)
-        self._cache_file = _CheckedFiles(self._cache_path, self._impl.filename_base, source_hash())
+        self._cache_file = _CheckedFiles(self._cache_path, self._impl.filename_base,
+                                         source_hash(py_func.__code__.co_filename))
 
     def is_filled(self):
         """Whether it holds anything that can be read."""

@@ -1,4 +1,6 @@
 """The disk cache: never stale, never fatal, shared by processes; and what an import costs."""
+import importlib
+import inspect
 import json
 import os
 import pathlib
@@ -12,6 +14,7 @@ import pytest
 
 import stubs
 from refnode import host_device
+from refnode.validate import DRIVERS
 
 SOLVE = """
 import json, warnings
@@ -35,13 +38,20 @@ def files_in(folder):
     return {path: path.stat().st_mtime_ns for path in pathlib.Path(folder).rglob("*") if path.is_file()}
 
 
+def current_folders():
+    """The folders of the cache that belong to the sources as they are."""
+    locators = (host_device._PackageLocator(test_info_and_clear, str(path)) for path in stubs.PACKAGE.rglob("*.py"))
+    folders = {pathlib.Path(locator.get_cache_path()) for locator in locators}
+    return [folder for folder in folders if folder.is_dir()]
+
+
 @pytest.fixture(scope="module")
 def warm_cache(tmp_path_factory):
     """A copy of the cache of this package, filled where it was not, and what a solve with it gives."""
     result = json.loads(stubs.python(SOLVE, timeout=300.0).stdout)
     home = tmp_path_factory.mktemp("cache")
-    folder = pathlib.Path(host_device._PackageLocator(test_info_and_clear, __file__).get_cache_path())
-    shutil.copytree(folder, home / "refnode" / folder.name, ignore=shutil.ignore_patterns("*.tmp.*"))
+    for folder in current_folders():
+        shutil.copytree(folder, home / "refnode" / folder.name, ignore=shutil.ignore_patterns("*.tmp.*"))
     return home, result
 
 
@@ -53,8 +63,8 @@ def copied_cache(warm_cache, tmp_path):
 
 # --- never stale ----------------------------------------------------------------------------------
 
-def hash_of(package):
-    code = "from refnode.host_device import source_hash; print(source_hash())"
+def hash_of(package, module):
+    code = f"from refnode.host_device import package_root, source_hash; print(source_hash(package_root() / '{module}'))"
     return stubs.python(code, package=package).stdout
 
 
@@ -69,16 +79,41 @@ def edit(path, old, new):
     path.write_text(text.replace(old, new))
 
 
-def test_any_edit_changes_the_hash_of_the_sources(tmp_path):
+def test_the_hash_changes_with_every_file_that_could_be_compiled_in(tmp_path):
     package = package_copy(tmp_path)
-    hashes = [hash_of(package)]
+    drivers = ("solve/integrate.py", "sensitivity/discrete_adjoint.py", "layers/activations.py")
+    before = [hash_of(package, module) for module in drivers]
     edit(package / "solve" / "step_size.py", "0.01 * second", "0.02 * second")
-    hashes.append(hash_of(package))
-    (package / "solve" / "new.py").write_text("")
-    hashes.append(hash_of(package))
+    after = [hash_of(package, module) for module in drivers]
+    assert [a == b for a, b in zip(before, after)] == [False, False, True]
     edit(package / "solve" / "step_size.py", "0.02 * second", "0.01 * second")
-    (package / "solve" / "new.py").unlink()
-    assert len(set(hashes)) == 3 and hash_of(package) == hashes[0]
+    assert [hash_of(package, module) for module in drivers] == before
+
+
+def package_functions(body):
+    """Every function of the package that ``body`` can reach through the names it uses."""
+    found, waiting = set(), [getattr(body, "py_func", body)]
+    while waiting:
+        function = waiting.pop()
+        if function in found:
+            continue
+        found.add(function)
+        for name in function.__code__.co_names:
+            value = function.__globals__.get(name)
+            value = getattr(value, "py_func", value)
+            if inspect.isfunction(value) and value.__module__.startswith("refnode."):
+                waiting.append(value)
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(DRIVERS))
+def test_the_hash_covers_every_function_a_driver_reaches(name):
+    """By following the names in the code, which the hash does not: it follows import statements."""
+    module, _, function = name.partition(":")
+    body = getattr(importlib.import_module(module), function)
+    covered = host_device.imported_files(pathlib.Path(body.py_func.__code__.co_filename))
+    reached = {pathlib.Path(inspect.getfile(f)) for f in package_functions(body)}
+    assert len(reached) > 1 and reached <= covered
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from refnode.errors import IntegrationError, InvalidInputError, MissingDerivativ
 from refnode.fields.field import VectorField
 from refnode.problems.catalogue import CATALOGUE
 from refnode.problems.problem import Problem
-from refnode.sensitivity import continuous_adjoint, cotangents, gradient as gradient_module, jumps
+from refnode.sensitivity import continuous_adjoint, cotangents, jumps
 from refnode.sensitivity.gradient import gradient, jvp, vjp
 from refnode.sensitivity.recipes import RECIPES
 from refnode.solve.initial_value import solve
@@ -137,11 +137,21 @@ def test_missing_derivative_of_the_field(sensitivity):
         gradient(problem, sensitivity)
 
 
-@pytest.mark.parametrize("name", gradient_module.OWN_OPTIONS)
+TOLERANCES = [(sensitivity, name) for sensitivity, recipe in RECIPES.items() for name in recipe.options
+              if name.endswith("tol")]
+
+
+@pytest.mark.parametrize("sensitivity, name", TOLERANCES)
 @pytest.mark.parametrize("value", [0.0, -1.0, np.nan, [1e-6]])
-def test_own_tolerances_must_be_positive_numbers(name, value):
+def test_own_tolerances_must_be_positive_numbers(sensitivity, name, value):
     with pytest.raises(InvalidInputError, match=f"{name} must be a positive number, found"):
-        gradient(CATALOGUE["lorenz"](), "interpolating", **{name: value})
+        gradient(CATALOGUE["lorenz"](), sensitivity, **{name: value})
+
+
+def test_an_option_of_another_recipe_is_refused():
+    """Silently ignored, it would let one believe that it did something."""
+    with pytest.raises(InvalidInputError, match=r"not an option of 'discrete', .*'backsolve', 'interpolating'"):
+        gradient(CATALOGUE["lorenz"](), "discrete", adjoint_rtol=1e-9)
 
 
 @pytest.mark.parametrize("sensitivity, kind", [("forward", "tangent"), ("backsolve", "adjoint"),

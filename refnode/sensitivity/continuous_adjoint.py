@@ -6,9 +6,9 @@ from numba import types
 
 from refnode.errors import GradientWarning
 from refnode.host_device import BLOCK, INTEGER, MATRIX, RHS, RHS_VJP, VECTOR, driver
-from refnode.sensitivity.cotangents import adjoint_unit, own_tolerances
+from refnode.sensitivity.cotangents import adjoint_unit, cotangents_of, forward_stats, own_tolerances
 from refnode.sensitivity.equations import Backsolve, Interpolated
-from refnode.sensitivity.forward_solve import require_finished
+from refnode.sensitivity.forward_solve import require_finished, solved
 from refnode.sensitivity.jumps import observation_jump
 from refnode.solve.initial_value import flow_tolerances
 from refnode.solve.integrate import EVALUATIONS, INTEGRATE_TYPES, REJECTED, STEPS, H, integrate
@@ -58,14 +58,19 @@ class ReverseSweep:
         self.stats = {"nfev_reverse": 0, "n_steps_reverse": 0, "n_rejected_reverse": 0}
 
     def run(self):
-        """From t1 to t0, with the jump of lambda at every observation; returns the state at t0. Implements (ADJ-1)."""
+        """From t1 to t0, with the jump of lambda at every observation; its state is then that at t0. Implements (ADJ-1)."""
         for k in range(self.problem.ts.size - 1, -1, -1):
             self._go_to(self.problem.ts[k])
             self._restart_at(self.forward.ys[k])
             observation_jump(self.state[self.lam], self.seeds.ys_bar[k])
         self._go_to(self.problem.t0)
         self._restart_at(self.forward.y_start)
-        return self.state
+
+    def cotangents(self):
+        """What the sweep found, with the derivatives of the times."""
+        stats = {**forward_stats(self.forward), **self.stats}
+        return cotangents_of(self.problem, self.forward, self.seeds, self.state[self.lam],
+                             self.state[self.lam.stop:], stats)
 
     def _restart_at(self, y):
         """Replace a reconstructed state by the one known there, keeping the largest drift in its weight."""
@@ -101,19 +106,20 @@ def reversed_grid(grid, start, end):
     return np.concatenate([[start], grid[inside][::-1], [end]])
 
 
-def backsolve_cotangents(problem, options, extra, forward, seeds):
+def pull_backsolved(problem, recipe, options, own, seeds_of):
     """y, lambda and the gradient integrated back together (Chen et al. 2018): no memory, but y drifts.
 
     At every observation y is known from the forward solve and starts afresh.
     """
-    head = forward.y1.copy()
-    sweep = ReverseSweep(problem, options, extra, forward, seeds, integrate_backsolve,
-                         (np.zeros(1), forward.n), head)
-    state = sweep.run()
+    forward = solved(problem, options, keep=False)
+    seeds = seeds_of(forward)
+    sweep = ReverseSweep(problem, options, own, forward, seeds, integrate_backsolve,
+                         (np.zeros(1), forward.n), head=forward.y1.copy())
+    sweep.run()
     drift = sweep.stats.setdefault("y_drift", 0.0)             # none where there is no state
     if not options.fixed:                                      # given steps know no tolerance
         _warn_of_drift(drift)
-    return state[sweep.lam], state[2 * forward.n:], sweep.stats
+    return sweep.cotangents(), forward
 
 
 def _warn_of_drift(drift):
@@ -123,13 +129,14 @@ def _warn_of_drift(drift):
             "is unreliable; use 'discrete' or 'interpolating'", GradientWarning, stacklevel=6)
 
 
-def interpolating_cotangents(problem, options, extra, forward, seeds):
+def pull_interpolated(problem, recipe, options, own, seeds_of):
     """lambda and the gradient along the stored dense output of y (CVODES)."""
+    forward = solved(problem, options, keep=True, dense=True)
+    seeds = seeds_of(forward)
     times, y, k, k_extra, _ = forward.stored()
-    n = forward.n
-    path = (forward.options.tableau.P, times, y, k, k_extra)
-    scratch = (np.empty_like(forward.w), np.empty(n), np.empty(n), np.zeros(1))
-    sweep = ReverseSweep(problem, options, extra, forward, seeds, integrate_interpolated,
-                         (path, scratch), np.empty(0))
-    state = sweep.run()
-    return state[sweep.lam], state[n:], sweep.stats
+    path = (options.tableau.P, times, y, k, k_extra)
+    scratch = (np.empty_like(forward.w), np.empty(forward.n), np.empty(forward.n), np.zeros(1))
+    sweep = ReverseSweep(problem, options, own, forward, seeds, integrate_interpolated,
+                         (path, scratch), head=np.empty(0))
+    sweep.run()
+    return sweep.cotangents(), forward

@@ -10,6 +10,8 @@ from refnode.errors import InvalidInputError
 from refnode.host_device import MATRIX, REAL, RHS, VECTOR, driver
 from refnode.linalg import copy_into
 from refnode.sensitivity.jumps import initial_time_cotangent, time_cotangent
+from refnode.solve.integrate import EVALUATIONS, REJECTED
+from refnode.solve.run import entry_point
 
 
 @dataclasses.dataclass
@@ -132,14 +134,31 @@ def slopes_at(f, arguments):
     return 0
 
 
-def with_times(problem, seeds, y0_bar, theta_bar, slopes, stats):
-    """`Cotangents` from those of y0 and theta: adds those of the times, and drops a running cost's state.
+def slopes_of(field, problem, y0, ys, y1):
+    """f at t0, at every observation and at t1, for the states there, shape (K + 2, n)."""
+    slopes = np.empty((len(ys) + 2, y0.size))
+    entry, functions = entry_point(slopes_at, field, False, "f")
+    tape = field.take_tape(1)
+    entry(*functions, (
+        problem.t0, y0, problem.ts, np.ascontiguousarray(ys), problem.t1, np.ascontiguousarray(y1),
+        problem.theta, tape[0], slopes))
+    field.keep_tape(tape)
+    return slopes
 
-    slopes : (K + 2, n), f at t0, at the observations and at t1.
-    """
+
+def cotangents_of(problem, forward, seeds, y0_bar, theta_bar, stats):
+    """`Cotangents` from those of the flow's y0 and of theta: adds those of the times, through f with the
+    steps held, and drops a running cost's state. ``forward`` has ``ys`` (K, n) and ``y1``."""
+    slopes = slopes_of(problem.flow_field, problem, problem.flow_y0, forward.ys, forward.y1)
     ts_bar = time_cotangent(seeds.ys_bar, slopes[1:-1])
     t1_bar = float(time_cotangent(seeds.y1_bar, slopes[-1]))
     if problem.ts_is_t1:
         t1_bar, ts_bar = t1_bar + float(ts_bar[0]), np.empty(0)
-    return Cotangents(y0=y0_bar[:problem.y0.size].copy(), theta=theta_bar,
+    return Cotangents(y0=y0_bar[:problem.y0.size].copy(), theta=theta_bar.copy(),
                       t0=float(initial_time_cotangent(y0_bar, slopes[0])), t1=t1_bar, ts=ts_bar, stats=stats)
+
+
+def forward_stats(forward):
+    """What a forward solve counted."""
+    return {"nfev": int(forward.counts[EVALUATIONS]), "n_steps": forward.n_steps,
+            "n_rejected": int(forward.counts[REJECTED])}

@@ -14,6 +14,8 @@ from numba import types
 from refnode.host_device import (
     BLOCK, INTEGERS, MATRIX, RHS, RHS_JVP, RHS_VJP, VECTOR, driver, higher_order)
 from refnode.linalg import copy_into
+from refnode.sensitivity.cotangents import cotangents_of, forward_stats
+from refnode.sensitivity.forward_solve import solved
 from refnode.sensitivity.jumps import observation_jump
 from refnode.solve.integrate import FINISHED, KEEP_TAPE, RUNNING, Method, Path
 from refnode.solve.run import entry_point, run_slices, where
@@ -183,6 +185,16 @@ class StoredSteps:
         except Exception as error:
             error.add_note(where(derivative, self.forward.times[position[STEP]], position[STEP]))
             raise
+
+
+def pull_stored(problem, recipe, options, own, seeds_of):
+    """The transpose of all steps of a solve that keeps them: `Cotangents`, and the solve."""
+    forward = solved(problem, options, keep=True, keep_tape=True)
+    seeds = seeds_of(forward)
+    y0_bar, theta_bar = pull_cotangents(forward, seeds)
+    forward.give_back_tape()
+    stats = {**forward_stats(forward), "n_steps_reverse": forward.n_steps}
+    return cotangents_of(problem, forward, seeds, y0_bar, theta_bar, stats), forward
 
 
 def pull_cotangents(forward, seeds):

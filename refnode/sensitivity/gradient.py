@@ -4,19 +4,16 @@ import math
 import numpy as np
 
 from refnode.errors import InvalidInputError, MissingDerivativeError
-from refnode.sensitivity.continuous_adjoint import backsolve_cotangents, interpolating_cotangents
-from refnode.sensitivity.cotangents import Gradient, Seeds, require_finite, slopes_at, with_times
-from refnode.sensitivity.discrete_adjoint import pull_cotangents
+from refnode.sensitivity.continuous_adjoint import pull_backsolved, pull_interpolated
+from refnode.sensitivity.cotangents import (
+    Gradient, Seeds, cotangents_of, forward_stats, require_finite, slopes_of)
+from refnode.sensitivity.discrete_adjoint import pull_stored
 from refnode.sensitivity.forward import discrete_tangents, variational_tangents
-from refnode.sensitivity.forward_solve import solved
 from refnode.sensitivity.jumps import initial_tangent, observation_tangent
-from refnode.sensitivity.recipes import recipe_named
-from refnode.solve.integrate import EVALUATIONS, FINISHED, REJECTED
+from refnode.sensitivity.recipes import OWN_OPTIONS, RECIPES, recipe_named
+from refnode.solve.integrate import FINISHED
 from refnode.solve.options import SolveOptions
-from refnode.solve.run import entry_point
 from refnode.solve.solution import solution_of
-
-OWN_OPTIONS = ("adjoint_rtol", "adjoint_atol", "tangent_rtol", "tangent_atol")
 
 
 def gradient(problem, sensitivity="discrete", **options):
@@ -104,7 +101,7 @@ def jvp(problem, y0_tan=None, theta_tan=None, t0_tan=0.0, t1_tan=0.0, ts_tan=Non
     if recipe.needs != "jvp":
         raise InvalidInputError(f"jvp needs a forward recipe ('discrete_forward', 'forward'), found {sensitivity!r}")
     problem.field.require("jvp")
-    own, options = _split_options(options)
+    own, options = _split_options(sensitivity, recipe, options)
     slope0 = problem.field(problem.t0, problem.y0, problem.theta)
     y0_tans = initial_tangent(_array("y0_tan", y0_tan, problem.y0.shape), t0_tan, slope0)[None]
     theta_tans = np.ascontiguousarray(_array("theta_tan", theta_tan, problem.theta.shape)[None])
@@ -117,35 +114,9 @@ def jvp(problem, y0_tan=None, theta_tan=None, t0_tan=0.0, t1_tan=0.0, ts_tan=Non
 # --- one sweep, by recipe -------------------------------------------------------------------------
 
 TANGENTS = {"variational": variational_tangents, "tangent": discrete_tangents}
-CONTINUOUS = {"backsolved": backsolve_cotangents, "interpolated": interpolating_cotangents}
 
 
-def _pull(problem, sensitivity, options, seeds_of):
-    """Cotangents by the named recipe, and the forward trajectory; ``seeds_of(forward) -> Seeds``."""
-    recipe = recipe_named(sensitivity)
-    own, options = _split_options(options)
-    _require_derivative(problem, recipe.needs)
-    _require_cost_weight(problem, options)
-    pull = _pull_by_tangents if recipe.equation in TANGENTS else _pull_back
-    return pull(problem, recipe, own, options, seeds_of)
-
-
-def _pull_back(problem, recipe, own, options, seeds_of):
-    discrete = recipe.equation == "transpose"
-    forward = solved(problem, options, keep=recipe.reversal != "backsolved", keep_tape=discrete,
-                     dense=recipe.reversal == "interpolated")
-    seeds = seeds_of(forward)
-    if discrete:
-        y0_bar, theta_bar = pull_cotangents(forward, seeds)
-        forward.give_back_tape()
-        stats = {"n_steps_reverse": forward.n_steps}
-    else:
-        y0_bar, theta_bar, stats = CONTINUOUS[recipe.reversal](problem, options, own, forward, seeds)
-    stats = {**_forward_stats(forward), **stats}
-    return _with_times(problem, seeds, forward.ys, forward.y1, y0_bar, theta_bar, stats), forward
-
-
-def _pull_by_tangents(problem, recipe, own, options, seeds_of):
+def _pull_by_tangents(problem, recipe, options, own, seeds_of):
     """Cotangents: the tangents in every direction of y0 and theta, contracted with the seeds. Implements (VAR-2)."""
     n, p = problem.flow_y0.size, problem.theta.size
     y0_tans, theta_tans = np.eye(n + p)[:, :n], np.eye(n + p)[:, n:]
@@ -153,25 +124,25 @@ def _pull_by_tangents(problem, recipe, own, options, seeds_of):
                                          np.ascontiguousarray(theta_tans))
     seeds = seeds_of(tangents)
     bars = np.einsum("kn,kmn->m", seeds.ys_bar, tangents.ys_tans) + tangents.y1_tans @ seeds.y1_bar
-    stats = _forward_stats(tangents.forward)
-    return _with_times(problem, seeds, tangents.ys, tangents.y1, bars[:n], bars[n:], stats), tangents
+    return cotangents_of(problem, tangents, seeds, bars[:n], bars[n:], forward_stats(tangents.forward)), tangents
 
 
-def _with_times(problem, seeds, ys, y1, y0_bar, theta_bar, stats):
-    slopes = slopes_of(problem.flow_field, problem, problem.flow_y0, ys, y1)
-    return with_times(problem, seeds, y0_bar, theta_bar.copy(), slopes, stats)
+PULLS = {                # (equation, reversal) -> pull(problem, recipe, options, own, seeds_of) -> Cotangents, forward
+    ("variational", None): _pull_by_tangents,
+    ("tangent", "stored"): _pull_by_tangents,
+    ("transpose", "stored"): pull_stored,
+    ("continuous", "backsolved"): pull_backsolved,
+    ("continuous", "interpolated"): pull_interpolated,
+}
 
 
-def slopes_of(field, problem, y0, ys, y1):
-    """f at t0, at every observation and at t1, for the states there, shape (K + 2, n)."""
-    slopes = np.empty((len(ys) + 2, y0.size))
-    entry, functions = entry_point(slopes_at, field, False, "f")
-    tape = field.take_tape(1)
-    entry(*functions, (
-        problem.t0, y0, problem.ts, np.ascontiguousarray(ys), problem.t1, np.ascontiguousarray(y1),
-        problem.theta, tape[0], slopes))
-    field.keep_tape(tape)
-    return slopes
+def _pull(problem, sensitivity, options, seeds_of):
+    """Cotangents by the named recipe, and the forward trajectory; ``seeds_of(forward) -> Seeds``."""
+    recipe = recipe_named(sensitivity)
+    own, options = _split_options(sensitivity, recipe, options)
+    _require_derivative(problem, recipe.needs)
+    _require_cost_weight(problem, options)
+    return PULLS[recipe.equation, recipe.reversal](problem, recipe, options, own, seeds_of)
 
 
 class _LossSeeds:
@@ -197,14 +168,18 @@ class _LossSeeds:
 
 # --- small parts ----------------------------------------------------------------------------------
 
-def _split_options(options):
+def _split_options(sensitivity, recipe, options):
+    """The recipe's own options, and those of the solve."""
     if "events" in options:
         raise InvalidInputError("gradients through events are not implemented: a derivative that ignored "
                                 "them would be wrong; `solve_ivp` finds events, without derivatives")
     own = {name: options.pop(name) for name in OWN_OPTIONS if name in options}
     for name, value in own.items():
-        if not (np.isscalar(value) and value > 0):
-            raise InvalidInputError(f"{name} must be a positive number, found {value!r}")
+        if name not in recipe.options:
+            raise InvalidInputError(
+                f"{name} is not an option of {sensitivity!r}, which has {list(recipe.options) or 'none of its own'}; "
+                f"those that have it: {[other for other, row in RECIPES.items() if name in row.options]}")
+        OWN_OPTIONS[name](name, value)
     return own, SolveOptions.of(**options)
 
 
@@ -231,11 +206,6 @@ def _array(name, value, shape):
         raise InvalidInputError(f"{name} must have shape {shape}, found {array.shape}")
     require_finite(name, array)
     return array
-
-
-def _forward_stats(forward):
-    return {"nfev": int(forward.counts[EVALUATIONS]), "n_steps": forward.n_steps,
-            "n_rejected": int(forward.counts[REJECTED])}
 
 
 def _solution_without_cost(forward, problem):

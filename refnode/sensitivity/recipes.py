@@ -1,5 +1,6 @@
 """The published ways to differentiate a solve, as data: name -> (equation, reversal, quadrature)."""
 import dataclasses
+import numbers
 
 from refnode.errors import InvalidInputError
 
@@ -20,6 +21,8 @@ class Recipe:
         The derivative it converges to, or equals: of the exact solution, or of the steps taken.
     needs : "jvp" or "vjp"
         The derivative of the field it uses.
+    options : tuple of str
+        The options it takes beside those of the solve, from `OWN_OPTIONS`.
     source : str
     """
 
@@ -28,20 +31,33 @@ class Recipe:
     quadrature: str | None
     truth: str
     needs: str
+    options: tuple
     source: str
 
 
+def _positive(name, value):
+    if not (isinstance(value, numbers.Real) and value > 0):
+        raise InvalidInputError(f"{name} must be a positive number, found {value!r}")
+
+
+OWN_OPTIONS = {          # name -> what checks its value
+    "adjoint_rtol": _positive, "adjoint_atol": _positive,
+    "tangent_rtol": _positive, "tangent_atol": _positive,
+}
+ADJOINT = ("adjoint_rtol", "adjoint_atol")
+TANGENT = ("tangent_rtol", "tangent_atol")
+
 RECIPES = {
-    #                          equation       reversal        quadrature   truth     needs
-    "forward":          Recipe("variational", None,           None,        "exact",  "jvp",
+    #                          equation       reversal        quadrature   truth     needs  options
+    "forward":          Recipe("variational", None,           None,        "exact",  "jvp", TANGENT,
                                "Dickinson & Gelinas, J. Comput. Phys. 21 (1976)"),
-    "discrete_forward": Recipe("tangent",     "stored",       None,        "frozen", "jvp",
+    "discrete_forward": Recipe("tangent",     "stored",       None,        "frozen", "jvp", (),
                                "Griewank & Walther, Evaluating Derivatives (2008), ch. 3"),
-    "discrete":         Recipe("transpose",   "stored",       None,        "frozen", "vjp",
+    "discrete":         Recipe("transpose",   "stored",       None,        "frozen", "vjp", (),
                                "Hager, Numer. Math. 87 (2000); Sanz-Serna, SIAM Rev. 58 (2016)"),
-    "backsolve":        Recipe("continuous",  "backsolved",   "augmented", "exact",  "vjp",
+    "backsolve":        Recipe("continuous",  "backsolved",   "augmented", "exact",  "vjp", ADJOINT,
                                "Chen, Rubanova, Bettencourt & Duvenaud, NeurIPS 2018"),
-    "interpolating":    Recipe("continuous",  "interpolated", "augmented", "exact",  "vjp",
+    "interpolating":    Recipe("continuous",  "interpolated", "augmented", "exact",  "vjp", ADJOINT,
                                "Hindmarsh & Serban, CVODES; Cao et al., SIAM J. Sci. Comput. 24 (2003)"),
 }
 
