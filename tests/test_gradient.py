@@ -1,4 +1,6 @@
 """The public doors `gradient`, `vjp` and `jvp`; and a battery of wrong gradients, every one of them caught."""
+import concurrent.futures
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ from refnode.sensitivity import continuous_adjoint, cotangents, jumps
 from refnode.sensitivity.gradient import gradient, jvp, vjp
 from refnode.sensitivity.recipes import RECIPES
 from refnode.solve.initial_value import solve
+from refnode.solve.run import FIRST_CAPACITY
 
 every_recipe = pytest.mark.parametrize("sensitivity", RECIPES)
 every_problem = pytest.mark.parametrize("name", CATALOGUE)
@@ -89,6 +92,28 @@ def test_inputs_are_not_changed(sensitivity):
     gradient(problem, sensitivity)
     np.testing.assert_array_equal(inputs(problem), before)
     np.testing.assert_array_equal(problem.loss.weights, weights)
+
+
+def fresh(problem):
+    """The same problem with a field that no solve has used."""
+    field = problem.field
+    return problem.replace(field=VectorField(field.f, jvp=field.jvp, vjp=field.vjp, name=field.name))
+
+
+def test_solves_that_lend_each_other_storage_do_not_see_each_other():
+    """One field, one after the other and at once: bit for bit what a fresh field gives, and results stay."""
+    short, long = (CATALOGUE["lotka_volterra"]().replace(t1=t1, ts=np.linspace(0.0, t1, 5)) for t1 in (2.0, 40.0))
+    known = {problem.t1: gradient(fresh(problem)) for problem in (short, long)}
+    assert known[2.0].stats["n_steps"] < FIRST_CAPACITY < known[40.0].stats["n_steps"]
+    first = gradient(short)                                     # the second outgrows its storage
+    found = [first, gradient(long), gradient(short)]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        found += pool.map(gradient, [short, long] * 20)
+    for result in found:
+        expected = known[result.solution.t[-1]]
+        np.testing.assert_array_equal(flat(result), flat(expected))
+        for name in ("y", "y1", "t_steps"):
+            np.testing.assert_array_equal(getattr(result.solution, name), getattr(expected.solution, name))
 
 
 @every_recipe

@@ -69,7 +69,8 @@ class VectorField:
         self.compiled = all(is_compiled(g) for g in (self.f, self.jvp, self.vjp) if g is not None)
         self.checked_sizes = set()       # (n, p) for which check_first_call has passed
         self.pace = {}                   # steps a compiled solver may take between looks for Ctrl-C
-        self.specialized = {}            # solvers compiled for this field alone
+        self.entries = {}                # how a driver is called with this field's functions
+        self.idle_storage = []           # what a solve that is over leaves to the next one
         self._tapes = []
         self._pointers = {}
 

@@ -135,7 +135,7 @@ def pull_interpolated(problem, recipe, options, own, seeds_of):
     seeds = seeds_of(forward)
     times, y, k, k_extra, _ = forward.stored()
     path = (options.tableau.P, times, y, k, k_extra)
-    scratch = (np.empty_like(forward.w), np.empty(forward.n), np.empty(forward.n), np.zeros(1))
+    scratch = (np.empty_like(forward.storage.w), np.empty(forward.n), np.empty(forward.n), np.zeros(1))
     sweep = ReverseSweep(problem, options, own, forward, seeds, integrate_interpolated,
                          (path, scratch), head=np.empty(0))
     sweep.run()

@@ -10,7 +10,7 @@ from refnode.errors import InvalidInputError
 from refnode.host_device import MATRIX, REAL, RHS, VECTOR, driver
 from refnode.linalg import copy_into
 from refnode.sensitivity.jumps import initial_time_cotangent, time_cotangent
-from refnode.solve.integrate import EVALUATIONS, REJECTED
+from refnode.solve.integrate import EVALUATIONS, REJECTED, STEPS
 from refnode.solve.run import entry_point
 
 
@@ -105,7 +105,8 @@ def cost_slopes(problem, states):
 
 def require_finite(name, array):
     """Raise InvalidInputError naming the first entry that is not finite."""
-    if math.isfinite(np.add.reduce(array, axis=None)):          # quick, and finite only if all entries are
+    flat = array.ravel("K")
+    if math.isfinite(flat @ flat):                              # quick, and finite only if all entries are
         return
     finite = np.isfinite(array)
     if not finite.all():
@@ -160,5 +161,5 @@ def cotangents_of(problem, forward, seeds, y0_bar, theta_bar, stats):
 
 def forward_stats(forward):
     """What a forward solve counted."""
-    return {"nfev": int(forward.counts[EVALUATIONS]), "n_steps": forward.n_steps,
-            "n_rejected": int(forward.counts[REJECTED])}
+    counts = forward.counts.tolist()
+    return {"nfev": counts[EVALUATIONS], "n_steps": counts[STEPS], "n_rejected": counts[REJECTED]}

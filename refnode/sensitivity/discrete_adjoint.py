@@ -163,18 +163,16 @@ class StoredSteps:
 
     def __init__(self, forward):
         self.forward, self.field = forward, forward.field
-        n, s, extra = forward.n, forward.s, forward.options.tableau.extra
-        self.n_steps = forward.n_steps
-        self.recompute = int(self.field.tape_size > 0 and not forward.limits[KEEP_TAPE])
-        self.vectors = [np.empty(n, forward.dtype) for _ in range(3)]
-        self.matrices = [np.empty((rows, n), forward.dtype) for rows in (s + 1, extra)]
+        self.recompute = self.field.tape_size > 0 and not forward.limits[KEEP_TAPE]
+        self.vectors, self.matrices = forward.storage.sweep
 
     def position(self, step, observation):
         return np.array([step, observation, 1, self.recompute])
 
     def shared(self, position):
         forward = self.forward
-        return (*forward.method, *forward.stored(), forward.theta, forward.ts, forward.ys_step, position)
+        room, times = forward.storage, forward.times[:forward.n_steps + 1]
+        return (*forward.method, times, room.y, room.k, room.k_extra, room.tape, forward.theta, forward.ts, forward.ys_step, position)
 
     def sweep(self, driver_, derivative, arguments, position):
         """Run a sweep to its end, returning to Python now and then."""
@@ -192,9 +190,10 @@ def pull_stored(problem, recipe, options, own, seeds_of):
     forward = solved(problem, options, keep=True, keep_tape=True)
     seeds = seeds_of(forward)
     y0_bar, theta_bar = pull_cotangents(forward, seeds)
-    forward.give_back_tape()
     stats = {**forward_stats(forward), "n_steps_reverse": forward.n_steps}
-    return cotangents_of(problem, forward, seeds, y0_bar, theta_bar, stats), forward
+    cotangents = cotangents_of(problem, forward, seeds, y0_bar, theta_bar, stats)
+    forward.give_back()
+    return cotangents, forward
 
 
 def pull_cotangents(forward, seeds):
@@ -205,7 +204,7 @@ def pull_cotangents(forward, seeds):
     (y1_bar, z, z_bar), (k_bar, k_extra_bar) = steps.vectors, steps.matrices
     steps.sweep(discrete_adjoint, "vjp", (
         *steps.shared(position), seeds.ys_bar, y_bar, y1_bar, z, z_bar, k_bar, k_extra_bar,
-        np.empty_like(forward.w), np.zeros(1), np.zeros(1), theta_bar), position)
+        forward.storage.w, np.zeros(1), np.zeros(1), theta_bar), position)
     for j in range(position[OBSERVATION]):                      # what is left was observed at t0
         observation_jump(y_bar, seeds.ys_bar[j])
     return y_bar, theta_bar
@@ -224,6 +223,6 @@ def push_tangents(forward, y0_tans, theta_tans):
         position = steps.position(0, at_start)
         steps.sweep(discrete_tangent, "jvp", (
             *steps.shared(position), theta_tan, y1_tans[j], y1_tan, z, z_tan, k_tan, k_extra_tan,
-            np.empty_like(forward.w), ys_tan), position)
+            forward.storage.w, ys_tan), position)
         ys_tans[:, j] = ys_tan
     return ys_tans, y1_tans

@@ -173,7 +173,7 @@ def _split_options(sensitivity, recipe, options):
     if "events" in options:
         raise InvalidInputError("gradients through events are not implemented: a derivative that ignored "
                                 "them would be wrong; `solve_ivp` finds events, without derivatives")
-    own = {name: options.pop(name) for name in OWN_OPTIONS if name in options}
+    own = {name: options.pop(name) for name in OWN_OPTIONS.keys() & options.keys()}
     for name, value in own.items():
         if name not in recipe.options:
             raise InvalidInputError(

@@ -50,7 +50,7 @@ def forward_trajectory(field, y0, problem, options, keep, keep_tape=False, dense
 
 def flow_tolerances(options, problem, y0):
     """Tolerances for y0; a running cost beyond the problem's states takes those of the last state."""
-    rtol, atol = tolerance_vectors(options.rtol, options.atol, problem.y0)
+    rtol, atol = tolerance_vectors(options, problem.y0)
     missing = y0.size - problem.y0.size
     if missing == 0:
         return rtol, atol

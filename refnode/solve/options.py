@@ -106,6 +106,16 @@ class SolveOptions:
     def control(self):
         return control_values(self.controller, self.tableau.error_order, self.max_step)
 
+    @functools.cached_property
+    def vectors(self):
+        """Tolerances as vectors, by their length; see `tolerance_vectors`."""
+        return {}
+
+    @functools.cached_property
+    def weighs_zero(self):
+        """Whether a component that is 0 has a positive error weight."""
+        return self.atol.ndim == 0 and self.atol > 0
+
     def grid(self, t0, t1):
         """The times of all steps if they are given, else an empty array."""
         if not self.fixed or t0 == t1:
@@ -161,16 +171,19 @@ def _relative_tolerance(value):
     return rtol
 
 
-def tolerance_vectors(rtol, atol, y0):
-    """rtol and atol as (n,) vectors.
+def tolerance_vectors(options, y0):
+    """rtol and atol as (n,) vectors, which belong to the options: not to be changed.
 
     Raises
     ------
     InvalidInputError
         If a length does not fit, or an error weight atol_i + rtol_i |y_i| is zero at the start.
     """
-    vectors = [_vector("rtol", rtol, y0.shape), _vector("atol", atol, y0.shape)]
-    if atol.ndim == 0 and atol > 0:
+    vectors = options.vectors.get(y0.size)
+    if vectors is None:
+        vectors = [_vector("rtol", options.rtol, y0.shape), _vector("atol", options.atol, y0.shape)]
+        options.vectors[y0.size] = vectors
+    if options.weighs_zero:
         return vectors
     weight = vectors[1] + vectors[0] * np.abs(y0)
     if not weight.all():

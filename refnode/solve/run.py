@@ -1,4 +1,5 @@
 """Run a driver to its end: storage that grows, Ctrl-C, and the place where an exception happened."""
+import functools
 import time
 
 import numpy as np
@@ -13,75 +14,117 @@ STORAGE_AT_FIRST = 64 * 2**20      # bytes, where 256 steps would need more
 TAPE_BUDGET = 2**30                # bytes of tape kept; beyond, the reverse sweep recomputes
 
 
+class Storage:
+    """Room for the steps of one solve. A field lends it to one solve after another.
+
+    Fresh memory costs as much to allocate and touch as a field of moderate size costs to evaluate.
+    """
+
+    def __init__(self, options, field, n, limits, steps, dtype):
+        self.s, self.extra, self.n, self.dtype = options.tableau.s, options.tableau.extra, n, dtype
+        self.field, self.keep_tape = field, limits[KEEP_TAPE] != 0
+        self.z = np.empty(n, dtype)
+        self.w = np.empty(options.tableau.P.shape[0])
+        self._allocate(steps)
+
+    def _allocate(self, steps):
+        self.steps = steps
+        self.y = np.empty((steps + 1, self.n), self.dtype)
+        self.k = np.empty((steps * self.s + 1, self.n), self.dtype)
+        self.k_extra = np.empty((steps, self.extra, self.n), self.dtype)
+        rows = steps * self.s + 2
+        if not self.keep_tape or 8 * rows * self.field.tape_size > TAPE_BUDGET:
+            self.keep_tape, rows = False, self.s + 2
+        self.tape = self.field.take_tape(rows, self.dtype)
+
+    def grow(self):
+        """Double the room for steps, keeping what is there."""
+        y, k, k_extra, tape, tape_was_kept = self.y, self.k, self.k_extra, self.tape, self.keep_tape
+        self._allocate(2 * self.steps)
+        for before, after in ((y, self.y), (k, self.k), (k_extra, self.k_extra)):
+            after[:before.shape[0]] = before
+        if tape_was_kept and self.keep_tape:
+            self.tape[:tape.shape[0] - 1] = tape[:-1]
+
+    @functools.cached_property
+    def sweep(self):
+        """Workspace of a discrete sweep over the steps: three states, and slopes for one step."""
+        vectors = [np.empty(self.n, self.dtype) for _ in range(3)]
+        return vectors, [np.empty((rows, self.n), self.dtype) for rows in (self.s + 1, self.extra)]
+
+
 class Trajectory:
-    """The arrays of one solve, as the drivers take them; see `refnode.solve.integrate.integrate`."""
+    """One solve: its arrays as the drivers take them; see `refnode.solve.integrate.integrate`."""
 
     def __init__(self, options, field, y0, theta, t0, t1, ts, *, keep, keep_tape=False, dense=False,
                  rtol, atol, blocks, grid=None, first_step=None, dtype=np.float64):
-        table = options.tableau
         self.options, self.field, self.dtype = options, field, dtype
-        self.s, self.n = table.s, y0.size
-        self.method = table.arrays
+        self.s, self.n = options.tableau.s, y0.size
+        self.method = options.tableau.arrays
         self.tolerance = (options.control, rtol, atol, blocks)
         self.grid = options.grid(t0, t1) if grid is None else grid
         self.theta = theta
         self.t0, self.t1 = t0, t1
         self.clock = np.array([t0, first_step or options.first_step or 0.0, 1.0, 1.0, t1])
         self.counts = np.zeros(6, dtype=np.int64)
-        self.limits = np.zeros(6, dtype=np.int64)
-        self.limits[MAX_STEPS] = self.grid.size or options.max_steps
-        self.limits[KEEP], self.limits[KEEP_TAPE] = keep, keep_tape and field.tape_size > 0
-        self.limits[DENSE], self.limits[STOP_AT_TS] = dense, options.tstops
+        self.limits = np.array([self.grid.size or options.max_steps, 1, keep, keep_tape and field.tape_size > 0,
+                                dense, options.tstops])
         self.ts = ts
         self.ys = np.empty((ts.size, self.n), dtype)
         self.ys_step = np.empty(ts.size, dtype=np.int64)
-        self.z = np.empty(self.n, dtype)
-        self.w = np.empty(table.P.shape[0])
-        self._allocate(self._first_capacity(table) if keep else 1, table.extra)
+        # solves of one kind can use each other's storage
+        self.kind = options.tableau, self.n, dtype, self.grid.size, keep, keep_tape
+        self.storage = self._take_storage()
+        self.limits[KEEP_TAPE] = self.storage.keep_tape
+        self.times = np.empty(self.storage.steps + 1)
         self.y[0] = y0
         self.y_start = y0
 
-    def _first_capacity(self, table):
+    # --- storage ----------------------------------------------------------------------------------
+
+    def _take_storage(self):
+        """What the field kept of an earlier solve of this kind, or new."""
+        try:
+            kind, storage = self.field.idle_storage.pop()
+        except IndexError:
+            kind = None
+        if kind == self.kind:
+            return storage
+        steps = self._first_capacity() if self.limits[KEEP] else 1
+        return Storage(self.options, self.field, self.n, self.limits, steps, self.dtype)
+
+    def give_back(self):
+        """Let the next solve of this field reuse the storage; the steps can no longer be read."""
+        self.last = self.y1.copy()
+        self.field.idle_storage[:], self.storage = [(self.kind, self.storage)], None
+
+    def _first_capacity(self):
         """Steps to make room for at first: all of a given grid, else a moderate number."""
         if self.grid.size:
             return self.grid.size - 1
-        row = 8 * self.n * (self.s + table.extra + 1) + 8 * self.s * self.field.tape_size
+        row = 8 * self.n * (self.s + self.options.tableau.extra + 1) + 8 * self.s * self.field.tape_size
         return int(min(FIRST_CAPACITY, max(8, STORAGE_AT_FIRST // max(row, 1))))
-
-    def _allocate(self, steps, extra):
-        self.times = np.empty(steps + 1)
-        self.y = np.empty((steps + 1, self.n), self.dtype)
-        self.k = np.empty((steps * self.s + 1, self.n), self.dtype)
-        self.k_extra = np.empty((steps, extra, self.n), self.dtype)
-        self._allocate_tape(steps)
-
-    def _allocate_tape(self, steps):
-        rows = steps * self.s + 2 if self.limits[KEEP_TAPE] else self.s + 2
-        if 8 * rows * self.field.tape_size > TAPE_BUDGET:
-            self.limits[KEEP_TAPE] = 0
-            rows = self.s + 2
-        self.tape = self.field.take_tape(rows, self.dtype)
 
     def grow(self):
         """Double the room for steps, keeping what is there."""
-        old = (self.times, self.y, self.k, self.k_extra, self.tape)
-        kept_tape = self.limits[KEEP_TAPE]
-        self._allocate(2 * (self.times.size - 1), self.k_extra.shape[1])
-        for before, after in zip(old[:4], (self.times, self.y, self.k, self.k_extra)):
-            after[:before.shape[0]] = before
-        if kept_tape and self.limits[KEEP_TAPE]:
-            self.tape[:old[4].shape[0] - 1] = old[4][:-1]
+        times = self.times
+        self.storage.grow()
+        self.limits[KEEP_TAPE] = self.storage.keep_tape
+        self.times = np.empty(self.storage.steps + 1)
+        self.times[:times.size] = times
 
-    def give_back_tape(self):
-        """Let the next solve of this field reuse the tape; the steps can no longer be differentiated."""
-        tape, self.tape = self.tape, None
-        self.field.keep_tape(tape)
+    y = property(lambda self: self.storage.y)
+    k = property(lambda self: self.storage.k)
+    k_extra = property(lambda self: self.storage.k_extra)
+    tape = property(lambda self: self.storage.tape)
 
     def stored(self):
         """The steps taken, as the drivers that read them back take them: times, y, k, k_extra, tape."""
         steps = self.n_steps
         return (self.times[:steps + 1], self.y[:steps + 1], self.k[:steps * self.s + 1],
                 self.k_extra[:steps], self.tape)
+
+    # --- the run ----------------------------------------------------------------------------------
 
     @property
     def n_steps(self):
@@ -90,12 +133,15 @@ class Trajectory:
     @property
     def y1(self):
         """The state at the time reached."""
-        return self.y[self.n_steps if self.limits[KEEP] else 0]
+        if self.storage is None:
+            return self.last
+        return self.storage.y[self.counts[STEPS] if self.limits[KEEP] else 0]
 
     def arguments(self):
+        room = self.storage
         return (*self.method, *self.tolerance, self.grid, self.limits, self.theta, self.clock, self.counts,
-                self.times, self.y, self.k, self.k_extra, self.tape, self.ts, self.ys, self.ys_step,
-                self.z, self.w)
+                self.times, room.y, room.k, room.k_extra, room.tape, self.ts, self.ys, self.ys_step,
+                room.z, room.w)
 
     def run(self, entry, leading, one_step=False):
         """Call ``entry(*leading, arguments)`` until it ends (or took one step); returns the status."""
@@ -143,11 +189,17 @@ def entry_point(driver, field, specialize, *which):
 
     They are called by address, or compiled into it (specialize), or plain Python in an un-jitted driver.
     """
+    key = driver, specialize, which
+    found = field.entries.get(key)
+    if found is None:
+        found = field.entries[key] = _entry_point(driver, field, specialize, which)
+    return found
+
+
+def _entry_point(driver, field, specialize, which):
     if not field.compiled:
         return python_form(driver), field.functions(*which)
     if not specialize:
         return driver, field.functions(*which)
     functions = [getattr(field, name) for name in which]
-    if driver not in field.specialized:
-        field.specialized[driver] = driver.specialized(functions)
-    return field.specialized[driver], functions
+    return driver.specialized(functions), functions

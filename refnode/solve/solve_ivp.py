@@ -49,7 +49,7 @@ def solve_ivp(fun, t_span, y0, method="RK45", t_eval=None, dense_output=False, e
     ts = np.empty(0) if t_eval is None else observation_times(t_eval, t0, t1, "t_eval")
     keep = t_eval is None or dense_output or events is not None
     field.check_first_call(t0, y0, np.empty(0))
-    rtol, atol = tolerance_vectors(options.rtol, options.atol, y0)
+    rtol, atol = tolerance_vectors(options, y0)
     trajectory = Trajectory(options, field, y0, np.empty(0), t0, t1, ts, keep=keep,
                             dense=dense_output or events is not None, rtol=rtol, atol=atol,
                             blocks=np.array([0, y0.size]))
@@ -129,7 +129,7 @@ def _interpolant(trajectory, step):
         out = np.empty(trajectory.n)
         dense_output_kernel(trajectory.options.tableau.P, (time - t[step]) / h, h, trajectory.y[step],
                             trajectory.k[step * s:(step + 1) * s + 1], trajectory.k_extra[step],
-                            trajectory.w, out)
+                            trajectory.storage.w, out)
         return out
     return y_of
 
