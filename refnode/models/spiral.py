@@ -21,7 +21,7 @@ import numpy as np
 from refnode.errors import InvalidInputError
 from refnode.fields.field import VectorField
 from refnode.host_device import host_device
-from refnode.models.neural_ode import NeuralODE, Segments, random_segments, whole
+from refnode.models.neural_ode import NeuralODE, Segments, compiled_beside, random_segments, whole
 from refnode.problems.problem import Problem
 from refnode.sensitivity.recipes import recipe_named
 from refnode.solve.initial_value import solve
@@ -156,7 +156,8 @@ def run_demo(output="spiral", recipe="discrete", seed=0, iterations=None, progre
         If there is no such recipe, or ``iterations`` is below 2.
     """
     iterations = checked_iterations(recipe, iterations)
-    ts, ys = noisy_spiral(seed)
+    with compiled_beside(recipe, progress):
+        ts, ys = noisy_spiral(seed)
     model = NeuralODE(WIDTHS, recipe=recipe, seed=seed)
     learnt = fit_in_two_stages(model, ts, ys, iterations, seed, progress)
     result = measured(model, learnt, ts, ys, seed)
