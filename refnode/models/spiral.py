@@ -35,7 +35,7 @@ WIDTHS = (2, 32, 2)
 LENGTH, BATCH = 12, 12                   # observations in a piece, pieces in a mini-batch
 FIT_RATES, REFINE_RATES = (0.02, 0.001), (0.005, 0.0005)        # first and last step of Adam, by stage
 
-# Iterations unless given, by the recipe's equation: what takes about ten seconds.
+# Iterations unless given, by the recipe's equation: what takes some seconds.
 ITERATIONS = {"transpose": 3000, "continuous": 1200, "tangent": 300, "variational": 300}
 
 
@@ -142,7 +142,7 @@ def run_demo(output="spiral", recipe="discrete", seed=0, iterations=None, progre
     seed : int
         Of data, initial parameters and mini-batches. The same seed gives the same numbers.
     iterations : int, optional
-        Half for each of the two stages; by default as many as take about ten seconds.
+        Half for each of the two stages; by default as many as take some seconds.
     progress : callable, optional
         Handed lines of text as the fit goes on, for example ``print``.
 

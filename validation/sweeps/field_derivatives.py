@@ -1,8 +1,8 @@
 """Claim: every shipped field's jvp and vjp are right to a few roundings, at random points by the thousand.
 
 Both are held against complex steps of the right-hand side, component by component: the error is measured
-in |J| |tangent| and in |J|^T |cotangent| at the same point. For the perceptrons |J| is the largest magnitude
-of each entry over all points, since an entry in which terms cancel is rounded like its terms.
+in |J| |tangent| and in |J|^T |cotangent|. |J| is the largest magnitude of each entry over all points, since an
+entry in which terms cancel is rounded like its terms.
 """
 import numpy as np
 
@@ -26,10 +26,8 @@ def errors(point, size):
 def worst_errors(subject, count, rng):
     """The largest errors of a field's jvp and vjp over random points."""
     points = [FieldPoint(subject, rng) for _ in range(count)]
-    sizes = [np.abs(point.jac) for point in points]
-    if subject.signed:
-        sizes = [np.max(sizes, axis=0)] * count
-    return np.max([errors(point, size) for point, size in zip(points, sizes)], axis=0)
+    size = np.max([np.abs(point.jac) for point in points], axis=0)
+    return np.max([errors(point, size) for point in points], axis=0)
 
 
 def main():
