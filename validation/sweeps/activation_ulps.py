@@ -31,7 +31,8 @@ def octaves(top):
 
 def points(low, high, count, rng):
     """Random points of both signs: uniform within an octave, uniform in the logarithm below all octaves."""
-    magnitudes = rng.uniform(low, high, count) if high <= 2.1 * low else np.exp(rng.uniform(np.log(low), np.log(high), count))
+    octave = high <= 2.0 * low
+    magnitudes = rng.uniform(low, high, count) if octave else np.exp(rng.uniform(np.log(low), np.log(high), count))
     return magnitudes * rng.choice([-1.0, 1.0], count)
 
 

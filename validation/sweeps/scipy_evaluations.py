@@ -28,8 +28,8 @@ def main():
                                 for solver in (refnode.solve_ivp, scipy.integrate.solve_ivp))
                 differences.append(np.max(np.abs(y - reference) / (atol + rtol * np.abs(reference))))
             rows.append([method, f"{rtol:g}", f"{min(ratios):.3f}", f"{max(ratios):.3f}", float(max(differences))])
-    sheet.publish(__doc__, options, ["method", "rtol", "least ratio of evaluations", "largest", "difference of states"], rows,
-                  f"{len(PROBLEMS)} problems: {', '.join(PROBLEMS)}.")
+    head = ["method", "rtol", "least ratio of evaluations", "largest", "difference of states"]
+    sheet.publish(__doc__, options, head, rows, f"{len(PROBLEMS)} problems: {', '.join(PROBLEMS)}.")
 
 
 main()

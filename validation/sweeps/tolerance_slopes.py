@@ -35,8 +35,8 @@ def main():
             low, high, worst = (list(CATALOGUE)[k] for k in (order[0], order[-1], np.argmax(constants)))
             rows.append([method, recipe, f"{slopes.min():.2f} ({low})", f"{slopes.max():.2f} ({high})",
                          f"{constants.max():.3g} ({worst})"])
-    sheet.publish(__doc__, options, ["method", "recipe", "least slope", "largest slope", "error / tolerance"], rows,
-                  f"{len(CATALOGUE)} problems, tolerances {TOLERANCES[0]:g} to {TOLERANCES[-1]:g} (bosh3: to {TOLERANCES[3]:g}).")
+    note = f"{len(CATALOGUE)} problems, tolerances {TOLERANCES[0]:g} to {TOLERANCES[-1]:g} (bosh3: to {TOLERANCES[3]:g})."
+    sheet.publish(__doc__, options, ["method", "recipe", "least slope", "largest slope", "error / tolerance"], rows, note)
 
 
 main()
