@@ -1,4 +1,4 @@
-"""Claim: `check_gradient` calls no right gradient FAIL, and no wrong one PASS that values of f can tell from the right one.
+"""Claim: `check_gradient` never calls a right gradient FAIL, and never a wrong one PASS unless its error is below the rounding of f.
 
 Random functions of 1 to 8 inputs, with units from 1e-30 to 1e30, zeros, and inputs that they do not depend
 on. The wrong gradients have the component of largest effect times -1, 0, 1/2, 2 or 1 + 1e-4.
