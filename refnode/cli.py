@@ -109,7 +109,7 @@ def _demo_options(command):
     command.add_argument("--output", default="spiral", metavar="DIR", help="folder of the result (default: spiral)")
     command.add_argument("--recipe", default="discrete", help="sensitivity recipe (default: discrete)")
     command.add_argument("--seed", type=_seed, default=0, help="of data, parameters and batches (default: 0)")
-    command.add_argument("--iterations", type=int, help="of training (default: about ten seconds' worth)")
+    command.add_argument("--iterations", type=int, help="of training (default: 3000 by discrete, fewer by slower recipes)")
     command.add_argument("--quiet", action="store_true", help="print nothing")
     command.set_defaults(run=run_demo)
 

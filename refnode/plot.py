@@ -229,6 +229,6 @@ def _cell_text(ratio, verdict):
     if np.isnan(ratio):
         return ""
     if ratio == 0:
-        return "0"
+        return "exact"
     mark = {"INCONCLUSIVE": " ?", "ERROR": " !"}.get(verdict, "")
     return f"{np.log10(ratio):.1f}".replace("-", "−") + mark

@@ -28,7 +28,7 @@ FIGURES = {   # file name -> (heading, caption: what is drawn, and what a right 
     "work_precision": (
         "Gradient error against tolerance and work",
         "Each recipe's largest error in (y0, theta, t0, t1, ts) on Lotka–Volterra, relative to the largest entry of "
-        "its block, against a SciPy solve of the variational system. Right gradients fall along the dashed line; one "
+        "its block, against a SciPy solve of the variational system. Right gradients fall like the dashed line; one "
         "that levels off above the grey band misses a term. The two discrete recipes differentiate the same steps, "
         "and coincide."),
     "finite_difference_u_curve": (

@@ -3,18 +3,14 @@ import dataclasses
 import datetime
 import fnmatch
 import hashlib
-import importlib
 import os
 import platform
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-from numba.core import config
 
+from refnode.beforehand import cache_takes_files, compiling, missing_drivers
 from refnode._version import __version__
 from refnode.errors import InvalidInputError
 from refnode.evidence.field_claims import field_rows
@@ -23,7 +19,6 @@ from refnode.evidence.mutants import MISTAKES, checker_rows
 from refnode.evidence.row import GROUPS, VERDICTS, Row
 from refnode.evidence.stepper_claims import stepper_rows
 from refnode.evidence.subjects import fields, problems
-from refnode.host_device import cache_home, package_root
 from refnode.sensitivity.recipes import RECIPES
 from refnode.steppers.tableaus import TABLEAUS
 
@@ -177,47 +172,17 @@ DRIVERS = {   # module:function -> how long it takes to compile, relatively
     "refnode.solve.integrate:integrate_field": 2,
     "refnode.sensitivity.cotangents:slopes_at": 1,
 }
-COMPILE = "import sys; from refnode.validate import driver_named; [driver_named(n).prepare() for n in sys.argv[1:]]"
-
-
-def driver_named(name):
-    """The driver called ``module:function``."""
-    module, function = name.split(":")
-    return getattr(importlib.import_module(module), function)
-
-
-def missing_drivers():
-    """Those of `DRIVERS` that the disk cache lacks."""
-    return [name for name in DRIVERS if not driver_named(name).is_cached()]
-
-
-def cache_takes_files():
-    """Whether anything can be written to the disk cache: else compiling beforehand would be for nothing."""
-    try:
-        cache_home().mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=cache_home()):
-            return True
-    except OSError:
-        return False
 
 
 def compile_drivers(report, workers=2):
     """Fill the disk cache with two processes side by side; what they fail to do is done where it is needed."""
-    missing = missing_drivers()
-    if len(missing) < 2 or config.DISABLE_JIT or not cache_takes_files():
+    missing = missing_drivers(DRIVERS)
+    if len(missing) < 2 or not cache_takes_files():
         return
-    path = os.pathsep.join([str(package_root().parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    children = [subprocess.Popen([sys.executable, "-P", "-c", COMPILE, *share], stdout=subprocess.DEVNULL,
-                                 stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": path})
-                for share in shares(missing, workers)]
-    try:
+    with compiling(shares(missing, workers)) as children:
         while any(child.poll() is None for child in children):
-            report(len(missing) - len(missing_drivers()), len(missing))
+            report(len(missing) - len(missing_drivers(missing)), len(missing))
             time.sleep(0.25)
-    finally:
-        for child in children:
-            child.kill()
-            child.wait()
 
 
 def shares(names, workers):

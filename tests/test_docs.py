@@ -153,3 +153,24 @@ def test_licence_is_bsd_3():
     licence = (ROOT / "LICENSE").read_text(encoding="utf-8")
     assert licence.startswith("BSD 3-Clause License") and "the refnode authors" in licence
     assert "license: BSD-3-Clause" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+# --- validation/ ----------------------------------------------------------------------------------
+
+SWEEPS = sorted((ROOT / "validation" / "sweeps").glob("*.py"))
+
+
+@pytest.mark.parametrize("sweep", [path for path in SWEEPS if path.stem != "sheet"], ids=lambda path: path.stem)
+def test_every_sweep_states_its_claim_and_has_a_result(sweep):
+    """Its name stands in the table of claims, and its last table among the results, made by itself."""
+    page = (ROOT / "validation" / "README.md").read_text(encoding="utf-8")
+    result = (ROOT / "validation" / "results" / f"{sweep.stem}.md").read_text(encoding="utf-8")
+    claim = sweep.read_text(encoding="utf-8").split('"""')[1].strip()
+    assert f"`sweeps/{sweep.name}`" in page and f"(results/{sweep.stem}.md)" in page
+    assert claim.startswith("Claim: ") and claim in result
+    assert f"`python validation/sweeps/{sweep.name} " in result
+
+
+def test_every_sweep_named_is_there():
+    page = (ROOT / "validation" / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`sweeps/(\w+\.py)", page)) <= {path.name for path in SWEEPS}

@@ -17,6 +17,7 @@ ALLOWED = {
     "errors": set(),
     "checks": {"errors"},
     "host_device": {"errors"},
+    "beforehand": {"host_device"},
     "linalg": {"host_device"},
     "gradcheck": {"errors"},                            # knows only callables and arrays
     "losses": {"errors", "host_device"},
@@ -28,7 +29,7 @@ ALLOWED = {
     "sensitivity": FOUNDATIONS | {"steppers", "solve", "fields.field"},
     "problems": {"errors", "checks", "fields", "losses"},
     "models": FOUNDATIONS | {"checks", "layers", "fields", "solve", "sensitivity", "problems", "losses",
-                             "optimisers"},
+                             "optimisers", "beforehand"},
     # what stands on top of everything, and is imported by nothing below
     "evidence": ANYTHING,
     "plot": ANYTHING,

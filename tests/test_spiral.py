@@ -1,12 +1,15 @@
 """The neural ODE and its demonstration: the loss's gradient by every recipe, the fit, the files it writes."""
 import json
+import signal
 
 import numpy as np
 import pytest
 
 import refnode
+from refnode import beforehand, validate
 from refnode.errors import InvalidInputError
 from refnode.gradcheck import check_gradient
+from refnode.models import neural_ode
 from refnode.models.neural_ode import (
     History, MeanOfObservedSquares, NeuralODE, cut, decayed, descend, random_segments, reverse_evaluations, whole)
 from refnode.models.spiral import WIDTHS, fit_in_two_stages, measured, noisy_spiral, run_demo, running_mean, true_spiral
@@ -233,3 +236,27 @@ def test_demo_refuses_what_it_cannot_do(tmp_path):
 def test_running_mean_keeps_a_constant_and_short_ones():
     for size in (1, 3, 60):
         np.testing.assert_allclose(running_mean(np.full(size, 0.3)), 0.3, rtol=1e-12)
+
+
+# --- compiling beside ------------------------------------------------------------------------------
+
+def test_drivers_compiled_beside_are_drivers():
+    assert set(neural_ode.DRIVERS) <= set(RECIPES)
+    assert {*neural_ode.DRIVERS.values(), neural_ode.TIMES_DRIVER} <= set(validate.DRIVERS)
+
+
+@pytest.mark.parametrize("missing, possible", [([], True), (["a driver"], False)])
+def test_no_process_for_a_full_cache_or_one_that_takes_no_files(missing, possible, monkeypatch):
+    monkeypatch.setattr(neural_ode, "missing_drivers", lambda names: missing)
+    monkeypatch.setattr(neural_ode, "cache_takes_files", lambda: possible)
+    monkeypatch.setattr(beforehand.subprocess, "Popen", lambda *arguments, **options: pytest.fail("started a process"))
+    with neural_ode.compiled_beside("discrete"):
+        pass
+
+
+@pytest.mark.skipif(not hasattr(signal, "pause"), reason="nothing to wait in")
+def test_no_process_outlives_the_body():
+    with pytest.raises(KeyboardInterrupt), beforehand.compiling([["signal:pause"]]) as children:
+        assert children[0].poll() is None
+        raise KeyboardInterrupt
+    assert children[0].poll() is not None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import refnode
-from refnode import validate
+from refnode import beforehand, validate
 from refnode.errors import InvalidInputError
 from refnode.evidence import mutants
 from refnode.evidence.amplification import Amplification, Units
@@ -294,7 +294,7 @@ def test_work_is_dealt_evenly():
 
 def test_a_cache_that_takes_no_files_is_not_filled(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(validate, "cache_home", lambda: tmp_path / "file" / "folder")
-    monkeypatch.setattr(validate, "missing_drivers", lambda: list(validate.DRIVERS))
-    monkeypatch.setattr(validate.subprocess, "Popen", lambda *arguments, **options: pytest.fail("started a process"))
+    monkeypatch.setattr(beforehand, "cache_home", lambda: tmp_path / "file" / "folder")
+    monkeypatch.setattr(validate, "missing_drivers", list)
+    monkeypatch.setattr(beforehand.subprocess, "Popen", lambda *arguments, **options: pytest.fail("started a process"))
     validate.compile_drivers(lambda done, total: None)

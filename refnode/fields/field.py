@@ -3,6 +3,7 @@ import inspect
 
 import numpy as np
 from numba import njit
+from numba.core.errors import TypingError
 
 from refnode.errors import InvalidInputError, InvalidTypeError, MissingDerivativeError
 from refnode.host_device import RHS, RHS_JVP, RHS_VJP, FunctionPointer, is_compiled
@@ -58,6 +59,7 @@ class VectorField:
                  state_names=None, parameter_names=None, numpy_form=None):
         self.user_f = f
         self.f = _kernel_form(f, "f", _F_FORMS)
+        self.user_jvp, self.user_vjp = jvp, vjp
         self.jvp = None if jvp is None else _kernel_form(jvp, "jvp", _JVP_FORMS)
         self.vjp = None if vjp is None else _kernel_form(vjp, "vjp", _VJP_FORMS)
         self.name = name or getattr(f, "__name__", "field")
@@ -170,6 +172,26 @@ class VectorField:
             raise InvalidInputError("fun changed y or theta in place; they are inputs, write to dy only")
         self.checked_sizes.add(sizes)
 
+    def check_derivatives(self, t, y, theta):
+        """The same for its jvp and vjp: compiled ones stay within bounds, and a vjp adds to its bars.
+
+        Raises
+        ------
+        InvalidInputError
+            If a compiled one uses an index outside its arguments, or returns another number of parts, or if
+            the vjp overwrites its bars.
+        """
+        sizes = ("derivatives", y.size, theta.size)
+        if sizes in self.checked_sizes or self._is_shipped():
+            return
+        tape = self.new_tape(1)[0]
+        self.f(t, y, theta, tape, np.empty_like(y))
+        if self.jvp is not None:
+            _check_jvp(self, t, y, theta, tape)
+        if self.vjp is not None:
+            _check_vjp(self, t, y, theta, tape)
+        self.checked_sizes.add(sizes)
+
     def _is_shipped(self):
         return getattr(self.user_f, "__module__", "").startswith("refnode.")
 
@@ -204,6 +226,50 @@ def _check_written(field, t, y, theta):
         raise InvalidInputError(
             "fun takes dy as its last argument, so it must write to dy and return nothing; "
             f"it returned {type(returned).__name__}")
+
+
+def _check_jvp(field, t, y, theta, tape):
+    """A jvp with bounds checks."""
+    y_tan, theta_tan = np.ones_like(y), np.ones_like(theta)
+    _call_guarded(field, "jvp", t, y.copy(), theta.copy(), 1.0, y_tan, theta_tan, tape.copy(), np.empty_like(y))
+
+
+def _check_vjp(field, t, y, theta, tape):
+    """A vjp with bounds checks, twice: into bars that begin at 0, and at 1."""
+    ends = []
+    for start in (0.0, 1.0):
+        bars = [np.full(size, start) for size in (1, y.size, theta.size)]
+        if not _call_guarded(field, "vjp", t, y.copy(), theta.copy(), tape.copy(), np.ones_like(y), *bars):
+            return
+        ends.append(np.concatenate(bars))
+    _require_accumulation(field, *ends)
+
+
+def _call_guarded(field, which, *arguments):
+    """Whether a derivative could be called; what else it raises the sweep will meet, and say at which time."""
+    function = getattr(field, f"user_{which}")
+    try:
+        if is_compiled(function):
+            function = njit(boundscheck=True)(function.py_func)
+        _kernel_form(function, which, _FORMS[which])(*arguments)
+    except (IndexError, TypingError) as error:
+        if not field.compiled:
+            return False
+        sizes = f"y ({arguments[1].size},) and theta ({arguments[2].size},)"
+        raise InvalidInputError(f"{which} of field {field.name!r} does not fit {sizes}, or its form "
+                                f"(see VectorField): {error}") from error
+    except Exception:
+        return False
+    return True
+
+
+def _require_accumulation(field, from_zero, from_one):
+    """A bar that ends where it ended before, wherever it began, was overwritten."""
+    overwritten = (from_zero == from_one) & np.isfinite(from_zero) & (np.abs(from_zero) < 1e15)
+    if np.any(overwritten):
+        raise InvalidInputError(
+            f"vjp of field {field.name!r} overwrites entry {int(np.argmax(overwritten))} of (t_bar, y_bar, theta_bar); "
+            "it must add to every bar (+=), which others have written to before")
 
 
 _FIRST_CALL = {3: _check_returned, 4: _check_written, 5: _check_written}
@@ -272,3 +338,4 @@ def _vjp_from_returning(fun_vjp):
 _F_FORMS = {3: _from_returning, 4: _from_short, 5: None}
 _JVP_FORMS = {6: _jvp_from_returning, 7: _jvp_from_short, 8: None}
 _VJP_FORMS = {4: _vjp_from_returning, 7: _vjp_from_short, 8: None}
+_FORMS = {"jvp": _JVP_FORMS, "vjp": _VJP_FORMS}

@@ -91,7 +91,7 @@ def _import_sympy():
         import sympy
     except ImportError as error:
         raise ImportError("a field from expressions needs SymPy, which is not installed: "
-                          "pip install refnode[symbolic]") from error
+                          "pip install sympy, or refnode with its extra `symbolic`") from error
     return sympy
 
 

@@ -106,12 +106,17 @@ def _best_factor(mismatch):
 def _factor_meanings(factor):
     yield 2.0, "2"
     yield 0.5, "1/2"
-    whole = round(factor) if 2.5 < factor < 1e9 else 0
+    whole = _nearly_whole(factor)
     if whole:
         yield float(whole), f"{whole} (a sum in place of a mean over N = {whole}?)"
-    parts = round(1 / factor) if 1e-9 < factor < 0.4 else 0
+    parts = _nearly_whole(1 / factor) if factor > 1e-9 else 0
     if parts:
         yield 1.0 / parts, f"1/{parts} (a mean in place of a sum over N = {parts}?)"
+
+
+def _nearly_whole(factor):
+    """The whole number above 2 that a factor is, or 0: within 0.01, since every factor is near some 1/N."""
+    return round(factor) if 2.5 < factor < 1e9 and abs(factor - round(factor)) < 0.01 else 0
 
 
 def _one_block(mismatch):

@@ -3,12 +3,14 @@
 The data are pieces of trajectories, `Segments`, which one solve integrates together as one state. The
 field does not depend on t, so that each piece counts its time from its own beginning.
 """
+import contextlib
 import dataclasses
 import time
 import warnings
 
 import numpy as np
 
+from refnode.beforehand import cache_takes_files, compiling, missing_drivers
 from refnode.errors import InvalidInputError
 from refnode.fields.neural import mlp_field
 from refnode.layers.parameters import initial_parameters
@@ -211,6 +213,44 @@ class NeuralODE:
         self.theta = x[:p].copy()
         return segments.starting_at(x[p:])
 
+
+# --- compiling, the first time ---------------------------------------------------------------------
+
+TIMES_DRIVER = "refnode.sensitivity.cotangents:slopes_at"
+DRIVERS = {         # of a recipe: what it needs beside the forward driver and that of the times
+    "discrete": "refnode.sensitivity.discrete_adjoint:discrete_adjoint",
+    "discrete_forward": "refnode.sensitivity.discrete_adjoint:discrete_tangent",
+    "forward": "refnode.sensitivity.forward:integrate_variational",
+    "backsolve": "refnode.sensitivity.continuous_adjoint:integrate_backsolve",
+    "interpolating": "refnode.sensitivity.continuous_adjoint:integrate_interpolated",
+}
+
+
+def perceptron_and_transpose():
+    """Compile, or load from the disk cache, what serves the perceptrons of all widths."""
+    mlp_field((1, 1)).functions("f", "vjp")
+
+
+@contextlib.contextmanager
+def compiled_beside(recipe, tell=None):
+    """While the body runs, and compiles the forward driver, another process compiles the rest of a fit.
+
+    It halves the wait before the first iteration ever. Nothing is done where the cache is full already, or
+    takes no files.
+    """
+    rest = DRIVERS.get(recipe)
+    if rest is None or not missing_drivers([rest]) or not cache_takes_files():
+        yield
+        return
+    if tell is not None:
+        tell("compiling the solvers, the first time only: about half a minute")
+    with compiling([[rest, TIMES_DRIVER, "refnode.models.neural_ode:perceptron_and_transpose"]]) as children:
+        yield
+        for child in children:
+            child.wait()
+
+
+# --- costs ------------------------------------------------------------------------------------------
 
 def require_affordable(recipe, p):
     """Warn of, or refuse, a recipe that costs a tangent for every parameter."""

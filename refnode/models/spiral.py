@@ -21,7 +21,7 @@ import numpy as np
 from refnode.errors import InvalidInputError
 from refnode.fields.field import VectorField
 from refnode.host_device import host_device
-from refnode.models.neural_ode import NeuralODE, Segments, random_segments, whole
+from refnode.models.neural_ode import NeuralODE, Segments, compiled_beside, random_segments, whole
 from refnode.problems.problem import Problem
 from refnode.sensitivity.recipes import recipe_named
 from refnode.solve.initial_value import solve
@@ -35,7 +35,7 @@ WIDTHS = (2, 32, 2)
 LENGTH, BATCH = 12, 12                   # observations in a piece, pieces in a mini-batch
 FIT_RATES, REFINE_RATES = (0.02, 0.001), (0.005, 0.0005)        # first and last step of Adam, by stage
 
-# Iterations unless given, by the recipe's equation: what takes about ten seconds.
+# Iterations unless given, by the recipe's equation: what takes some seconds.
 ITERATIONS = {"transpose": 3000, "continuous": 1200, "tangent": 300, "variational": 300}
 
 
@@ -142,7 +142,7 @@ def run_demo(output="spiral", recipe="discrete", seed=0, iterations=None, progre
     seed : int
         Of data, initial parameters and mini-batches. The same seed gives the same numbers.
     iterations : int, optional
-        Half for each of the two stages; by default as many as take about ten seconds.
+        Half for each of the two stages; by default as many as take some seconds.
     progress : callable, optional
         Handed lines of text as the fit goes on, for example ``print``.
 
@@ -156,7 +156,8 @@ def run_demo(output="spiral", recipe="discrete", seed=0, iterations=None, progre
         If there is no such recipe, or ``iterations`` is below 2.
     """
     iterations = checked_iterations(recipe, iterations)
-    ts, ys = noisy_spiral(seed)
+    with compiled_beside(recipe, progress):
+        ts, ys = noisy_spiral(seed)
     model = NeuralODE(WIDTHS, recipe=recipe, seed=seed)
     learnt = fit_in_two_stages(model, ts, ys, iterations, seed, progress)
     result = measured(model, learnt, ts, ys, seed)

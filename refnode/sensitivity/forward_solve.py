@@ -14,8 +14,9 @@ def solved(problem, options, *, keep, keep_tape=False, dense=False):
 
 
 def check_first_call(problem):
-    """Check the user's function; that of a flow with a running cost is the package's own."""
+    """Check the user's functions; those of a flow with a running cost are the package's own."""
     problem.field.check_first_call(problem.t0, problem.y0, problem.theta)
+    problem.field.check_derivatives(problem.t0, problem.y0, problem.theta)
 
 
 def require_finished(trajectory, status, what):

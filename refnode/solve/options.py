@@ -127,7 +127,7 @@ class SolveOptions:
         if steps.ndim != 1 or not np.all(steps * np.sign(t1 - t0) > 0):
             raise InvalidInputError("steps must be a sequence of step sizes with the sign of t1 - t0")
         if abs(grid[-1] - t1) > 1e-12 * max(abs(t0), abs(t1), abs(t1 - t0)):
-            raise InvalidInputError(f"steps must lead from t0 to t1 = {t1!r}, they end at {grid[-1]!r}")
+            raise InvalidInputError(f"steps must lead from t0 to t1 = {t1:.16g}, they end at {grid[-1]:.16g}")
         grid[-1] = t1
         return grid
 
@@ -153,9 +153,12 @@ def _vector(name, value, shape):
 
 def _tolerance(name, value):
     try:
-        array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+        array = np.asarray(value)
+    except ValueError as error:
         raise InvalidTypeError(f"{name} must be a number or an array of numbers, found {value!r}") from error
+    if array.dtype.kind not in "fiu":                     # NumPy would read a string as a number
+        raise InvalidTypeError(f"{name} must be a number or an array of numbers, found {value!r}")
+    array = array.astype(np.float64)
     if array.ndim > 1 or not np.all(array >= 0):          # NaN fails the comparison too
         raise InvalidInputError(f"{name} must be >= 0, found {value!r}")
     return array

@@ -1,0 +1,60 @@
+"""Compiling beforehand: other processes fill the disk cache while this one goes on."""
+import contextlib
+import importlib
+import os
+import subprocess
+import sys
+import tempfile
+
+from numba.core import config
+
+from refnode.host_device import cache_home, package_root
+
+COMPILE = "import sys; from refnode.beforehand import prepare; [prepare(name) for name in sys.argv[1:]]"
+
+
+def named(name):
+    """What ``module:function`` names."""
+    module, function = name.split(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def prepare(name):
+    """Compile, or load from the disk cache: a driver, or what a function without arguments compiles when called."""
+    thing = named(name)
+    getattr(thing, "prepare", thing)()
+
+
+def missing_drivers(names):
+    """Those of the drivers named that the disk cache lacks."""
+    return [name for name in names if not named(name).is_cached()]
+
+
+def cache_takes_files():
+    """Whether compiled functions can come from the disk cache: else all would be for nothing."""
+    if config.DISABLE_JIT:
+        return False
+    try:
+        cache_home().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache_home()):
+            return True
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def compiling(shares):
+    """Processes, one for each list of names, that compile while the body runs; they are not left behind.
+
+    What they fail to do is done where it is needed.
+    """
+    path = os.pathsep.join([str(package_root().parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    children = [subprocess.Popen([sys.executable, "-P", "-c", COMPILE, *share], stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": path})
+                for share in shares]
+    try:
+        yield children
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
