@@ -7,6 +7,7 @@ from refnode.solve.solution import solution_of
 
 def solved(problem, options, *, keep, keep_tape=False, dense=False):
     """The finished trajectory of a problem's flow, or IntegrationError carrying what was computed."""
+    check_first_call(problem)
     trajectory, status = solve_forward(problem.flow_field, problem.flow_y0, problem, options,
                                        keep=keep, keep_tape=keep_tape, dense=dense)
     require_finished(trajectory, status, "the forward solve")
