@@ -55,3 +55,9 @@ def observation_times(ts, t0, t1, name="ts"):
     if np.any(outside):
         raise InvalidInputError(f"{name} must lie inside t_span [{t0:g}, {t1:g}], found {ts[outside][0]:g}")
     return ts
+
+
+def require_problem(problem):
+    """Raise InvalidTypeError unless it is a `Problem`, known by what solvers read of it."""
+    if not hasattr(problem, "flow_field"):
+        raise InvalidTypeError(f"problem must be a refnode.Problem, found {type(problem).__name__}")

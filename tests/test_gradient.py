@@ -8,7 +8,7 @@ import cases
 import gradients
 from gradients import Scaled, block_error, exact, flat, inputs, python_field, random_seeds
 from refnode import losses
-from refnode.errors import IntegrationError, InvalidInputError, MissingDerivativeError
+from refnode.errors import IntegrationError, InvalidInputError, InvalidTypeError, MissingDerivativeError
 from refnode.fields.field import VectorField
 from refnode.problems.catalogue import CATALOGUE
 from refnode.problems.problem import Problem
@@ -132,6 +132,12 @@ def test_many_states_without_observations(sensitivity):
 def test_no_loss():
     with pytest.raises(InvalidInputError, match="needs a problem with a loss"):
         gradient(CATALOGUE["lorenz"]().replace(loss=None))
+
+
+@pytest.mark.parametrize("door", [gradient, vjp, jvp, solve])
+def test_a_field_is_no_problem(door):
+    with pytest.raises(InvalidTypeError, match="problem must be a refnode.Problem, found VectorField"):
+        door(CATALOGUE["lorenz"]().field)
 
 
 @pytest.mark.parametrize("door", [gradient, vjp, jvp])

@@ -26,7 +26,7 @@ ALLOWED = {
     "fields": FOUNDATIONS | {"checks", "layers"},
     "steppers": FOUNDATIONS,                            # never fields: a stepper is handed f, f_jvp, f_vjp
     "solve": FOUNDATIONS | {"checks", "steppers", "fields.field"},
-    "sensitivity": FOUNDATIONS | {"steppers", "solve", "fields.field"},
+    "sensitivity": FOUNDATIONS | {"checks", "steppers", "solve", "fields.field"},
     "problems": {"errors", "checks", "fields", "losses"},
     "models": FOUNDATIONS | {"checks", "layers", "fields", "solve", "sensitivity", "problems", "losses",
                              "optimisers", "beforehand"},

@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 
+from refnode.checks import require_problem
 from refnode.errors import InvalidInputError, MissingDerivativeError
 from refnode.sensitivity.continuous_adjoint import pull_backsolved, pull_interpolated
 from refnode.sensitivity.cotangents import (
@@ -45,6 +46,7 @@ def gradient(problem, sensitivity="discrete", **options):
     InvalidInputError
         If the loss or its cotangents are not finite, or an argument is wrong.
     """
+    require_problem(problem)
     if problem.loss is None:
         raise InvalidInputError("gradient needs a problem with a loss; give Problem(..., loss=...)")
     loss = _LossSeeds(problem)
@@ -71,6 +73,7 @@ def vjp(problem, ys_bar=None, y1_bar=None, sensitivity="discrete", **options):
     Cotangents
         ``y0, theta, t0, t1, ts, stats``.
     """
+    require_problem(problem)
     n, count = problem.y0.size, problem.ts.size
     seeds = Seeds(_array("ys_bar", ys_bar, (n, count)).T.copy(), _array("y1_bar", y1_bar, (n,)))
     cotangents, _ = _pull(problem.replace(loss=None), sensitivity, options, lambda forward: seeds)
@@ -96,6 +99,7 @@ def jvp(problem, y0_tan=None, theta_tan=None, t0_tan=0.0, t1_tan=0.0, ts_tan=Non
     ndarray, shape (n, K)
         The tangent of y(ts).
     """
+    require_problem(problem)
     problem = problem.replace(loss=None)
     recipe = recipe_named(sensitivity)
     if recipe.needs != "jvp":

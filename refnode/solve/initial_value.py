@@ -1,6 +1,7 @@
 """Solve a `Problem`: the public door to forward integration."""
 import numpy as np
 
+from refnode.checks import require_problem
 from refnode.solve.integrate import integrate_field
 from refnode.solve.options import SolveOptions, tolerance_vectors
 from refnode.solve.run import Trajectory, entry_point
@@ -25,6 +26,7 @@ def solve(problem, *, dense_output=False, **options):
         With ``t`` = the problem's observation times and ``y`` (n, K). A failed integration returns
         ``success=False`` with a status, a message and what was computed until then.
     """
+    require_problem(problem)
     options = SolveOptions.of(**options)
     trajectory, status = solve_forward(problem.field, problem.y0, problem, options,
                                        keep=dense_output, dense=dense_output)
