@@ -7,7 +7,7 @@ import numpy as np
 from numba import types
 
 from refnode.errors import InvalidInputError
-from refnode.host_device import MATRIX, REAL, RHS, VECTOR, driver
+from refnode.host_device import MATRIX, REAL, RHS, VECTOR, driver, higher_order
 from refnode.linalg import copy_into
 from refnode.sensitivity.jumps import initial_time_cotangent, time_cotangent
 from refnode.solve.integrate import EVALUATIONS, REJECTED, STEPS
@@ -122,7 +122,13 @@ SLOPE_TYPES = types.Tuple((REAL, VECTOR, VECTOR, MATRIX, REAL, VECTOR, VECTOR, V
 @driver(RHS, SLOPE_TYPES)
 def slopes_at(f, arguments):
     """f at t0, at every observation and at t1, into slopes (K + 2, n)."""
-    t0, y0, ts, ys, t1, y1, theta, tape, slopes = arguments
+    fill_slopes(f, *arguments)
+    return 0
+
+
+@higher_order
+def fill_slopes(f, t0, y0, ts, ys, t1, y1, theta, tape, slopes):
+    """The body of `slopes_at`."""
     f(t0, y0, theta, tape, slopes[0])
     f(t1, y1, theta, tape, slopes[ts.shape[0] + 1])
     for j in range(ts.shape[0]):
@@ -132,7 +138,6 @@ def slopes_at(f, arguments):
             copy_into(slopes[ts.shape[0] + 1], slopes[j + 1])
         else:
             f(ts[j], ys[j], theta, tape, slopes[j + 1])
-    return 0
 
 
 def slopes_of(field, problem, y0, ys, y1):
