@@ -142,11 +142,17 @@ PULLS = {                # (equation, reversal) -> pull(problem, recipe, options
 
 def _pull(problem, sensitivity, options, seeds_of):
     """Cotangents by the named recipe, and the forward trajectory; ``seeds_of(forward) -> Seeds``."""
+    recipe, own, options = checked_call(problem, sensitivity, options)
+    return PULLS[recipe.equation, recipe.reversal](problem, recipe, options, own, seeds_of)
+
+
+def checked_call(problem, sensitivity, options):
+    """The recipe, its own options and those of the solve, for a problem or a batch that allows them."""
     recipe = recipe_named(sensitivity)
     own, options = _split_options(sensitivity, recipe, options)
     _require_derivative(problem, recipe.needs)
     _require_cost_weight(problem, options)
-    return PULLS[recipe.equation, recipe.reversal](problem, recipe, options, own, seeds_of)
+    return recipe, own, options
 
 
 class _LossSeeds:

@@ -25,8 +25,8 @@ def time_cotangent(y_bar, slope):
 
 
 def initial_time_cotangent(lam0, slope0):
-    """dL/dt0 = -lam(t0) . f(t0, y0), with y(t0) = y0 held. Implements (JUMP-3)."""
-    return -np.dot(lam0, slope0)
+    """dL/dt0 = -lam(t0) . f(t0, y0), with y(t0) = y0 held, of one row or of each. Implements (JUMP-3)."""
+    return -np.vecdot(lam0, slope0)
 
 
 def observation_tangent(y_tan, t_tan, slope):

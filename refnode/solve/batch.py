@@ -164,7 +164,7 @@ class Samples:
                  (row * self.s, steps * self.s + 1)]
         for before, after, (begin, count) in list(zip(old, self.pool(), spans))[:5 if kept_tape else 4]:
             if after is not self.tape or self.limits[KEEP_TAPE]:
-                count = min(count, len(before) - begin)
+                count = max(0, min(count, len(before) - begin))
                 after[:count] = before[begin:begin + count]
         self.first[sample] = 0
 
@@ -229,7 +229,13 @@ class _Sample:
         self.y_start, self.y1 = samples.y0s[i], samples.y1s[i]
         self.ts, self.ys = batch.ts[batch.observations(i)], samples.ys[batch.observations(i)]
         self.times, self.n_steps = np.array([self.clock[T]]), int(self.counts[STEPS])
-        self.k = [samples.field(batch.spans[i, 0], self.y_start, samples.thetas[min(i, len(samples.thetas) - 1)])]
+        self.first_slope = lambda: samples.field(batch.spans[i, 0], self.y_start,
+                                                 samples.thetas[min(i, len(samples.thetas) - 1)])
+
+    @property
+    def k(self):
+        """The first slope alone, evaluated again: a message names what was not finite in it."""
+        return [self.first_slope()]
 
 
 @dataclasses.dataclass

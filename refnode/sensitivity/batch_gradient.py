@@ -1,0 +1,329 @@
+"""The derivative of a batch: every sample's discrete adjoint in one compiled loop, or any recipe sample by sample."""
+import dataclasses
+import math
+
+import numpy as np
+from numba import types
+
+from refnode.errors import IntegrationError, InvalidInputError
+from refnode.host_device import (
+    BLOCK, INTEGERS, MATRIX, RHS, RHS_VJP, VECTOR, driver, higher_order, host_device)
+from refnode.sensitivity.cotangents import fill_slopes, require_finite
+from refnode.sensitivity.discrete_adjoint import OBSERVATION, SLICE, STEP, pull_through_steps
+from refnode.sensitivity.gradient import checked_call, gradient
+from refnode.sensitivity.jumps import initial_time_cotangent, time_cotangent
+from refnode.solve.batch import (
+    BEGUN, BUDGET, END, INTEGER_MATRIX, SAMPLE, Samples, check_first_call, joint_options,
+    require_control, split_solution)
+from refnode.solve.integrate import EVALUATIONS, FINISHED, KEEP_TAPE, REJECTED, RUNNING, STEP_TOO_SMALL, STEPS
+from refnode.solve.run import entry_point, run_slices, where
+
+KEPT = 4                     # walk: the position within one sample (STEP ... RECOMPUTE), and whether the pool has tapes
+
+ADJOINT_SAMPLES_TYPES = types.Tuple((
+    MATRIX, VECTOR, VECTOR, MATRIX, MATRIX, MATRIX, VECTOR,      # A, b, c, E, P, A_extra, c_extra
+    VECTOR, MATRIX, MATRIX, BLOCK, MATRIX,                       # times, y, k, k_extra, tape
+    MATRIX, MATRIX, MATRIX, INTEGER_MATRIX, INTEGERS, INTEGERS,  # spans, y0s, thetas, counts, first, status
+    VECTOR, MATRIX, INTEGERS, INTEGERS,                          # ts, ys, ys_step, ts_first
+    INTEGERS, INTEGERS,                                          # position, walk
+    MATRIX, MATRIX, VECTOR, VECTOR, VECTOR, MATRIX, MATRIX,      # ys_bar, y_bars, y1_bar, z, z_bar, k_bar, k_extra_bar
+    VECTOR, VECTOR, VECTOR,                                      # w, t_bar, h_bar
+    MATRIX, VECTOR, MATRIX))                                     # theta_bars, theta_sum, slopes
+
+
+@driver(RHS, RHS_VJP, ADJOINT_SAMPLES_TYPES)
+def discrete_adjoint_samples(f, f_vjp, arguments):
+    """Pull the cotangents of samples back, one after another; see `pull_each`."""
+    return pull_each(f, f_vjp, *arguments)
+
+
+@higher_order
+def pull_each(f, f_vjp, A, b, c, E, P, A_extra, c_extra, times, y, k, k_extra, tape, spans, y0s, thetas, counts,
+              first, status, ts, ys, ys_step, ts_first, position, walk, ys_bar, y_bars, y1_bar, z, z_bar, k_bar,
+              k_extra_bar, w, t_bar, h_bar, theta_bars, theta_sum, slopes):
+    """`pull_through_steps` for samples position[SAMPLE] ... position[END] - 1, at most position[BUDGET] steps.
+
+    Moves row i of y_bars from the cotangent of y(t1) to that of y0. Cotangents of theta go to row i of
+    theta_bars; if that has one row only it is workspace, and theta_sum adds them up in the order of the
+    samples. Row ts_first[i] + 2 i and the next of ``slopes`` get f at t0, the observations and t1.
+    """
+    s, budget = b.shape[0], position[BUDGET]
+    while position[SAMPLE] < position[END]:
+        i = position[SAMPLE]
+        if budget <= 0:
+            return RUNNING
+        if status[i] == FINISHED:
+            own, seen = min(i, thetas.shape[0] - 1), slice(ts_first[i], ts_first[i + 1])
+            theta_bar = theta_bars[min(i, theta_bars.shape[0] - 1)]
+            if not position[BEGUN]:
+                walk[STEP], walk[OBSERVATION] = counts[i, STEPS], ts_first[i + 1] - ts_first[i]
+                theta_bar[:] = 0.0
+                t_bar[0], h_bar[0] = 0.0, 0.0
+                row = first[i] + counts[i, STEPS]
+                fill_slopes(f, spans[i, 0], y0s[i], ts[seen], ys[seen], spans[i, 1], y[row], thetas[own],
+                            tape[tape.shape[0] - 1], slopes[ts_first[i] + 2 * i:ts_first[i + 1] + 2 * i + 2])
+                position[BEGUN] = 1
+            row, before = first[i], walk[STEP]
+            walk[SLICE] = budget
+            slot = row * s if walk[KEPT] else 0
+            ended = pull_through_steps(
+                f, f_vjp, A, b, c, E, P, A_extra, c_extra, times[row:], y[row:], k[row * s:], k_extra[row:],
+                tape[slot:], thetas[own], ts[seen], ys_step[seen], walk, ys_bar[seen], y_bars[i], y1_bar, z, z_bar,
+                k_bar, k_extra_bar, w, t_bar, h_bar, theta_bar)
+            budget -= before - walk[STEP]
+            if ended == RUNNING:
+                return RUNNING
+            add_rows(ys_bar[seen], walk[OBSERVATION], y_bars[i])        # what is left was observed at t0
+            if theta_bars.shape[0] == 1:
+                add_rows(theta_bars, 1, theta_sum)
+        budget -= 1
+        position[SAMPLE], position[BEGUN] = i + 1, 0
+    return FINISHED
+
+
+@host_device
+def add_rows(rows, count, total):
+    """total += rows_0 + ... + rows_(count - 1), in this order."""
+    for j in range(count):
+        for m in range(total.shape[0]):
+            total[m] += rows[j, m]
+
+
+# --- the host's side ------------------------------------------------------------------------------
+
+class _Sweep:
+    """Cotangents of all samples, and the workspace of their reverse sweep."""
+
+    def __init__(self, samples):
+        batch, self.samples = samples.batch, samples
+        (count, size), p = samples.y0s.shape, samples.thetas.shape[1]
+        self.loss = np.full(count, np.nan)
+        self.ys_bar, self.y1_bars = np.zeros(samples.ys.shape), np.zeros((count, size))
+        self.y1_bars[:, batch.y0.shape[1]:] = 1.0               # of a running cost: dL/dq = 1
+        self.y_bars = np.full((count, size), np.nan)
+        self.theta_bars = np.full((count if batch.own_theta else 1, p), np.nan)
+        self.theta_sum = np.zeros(p)
+        self.slopes = np.full((batch.ts.size + 2 * count, size), np.nan)
+        s, extra = samples.s, samples.extra
+        self.workspace = (*np.empty((3, size)), np.empty((s + 1, size)), np.empty((extra, size)),
+                          np.empty_like(samples.w), np.zeros(1), np.zeros(1))
+
+    def seed(self, start, stop):
+        """Evaluate the losses of finished samples ``start`` ... ``stop - 1``."""
+        samples, batch, n = self.samples, self.samples.batch, self.samples.batch.y0.shape[1]
+        for i in np.flatnonzero(samples.status[start:stop] == FINISHED) + start:
+            seen = batch.observations(i)
+            ys, y1 = samples.ys[seen, :n].T, samples.y1s[i, :n]
+            self.loss[i] = batch.losses[i].value(ys, y1)
+            ys_bar, y1_bar = batch.losses[i].vjp(ys, y1)
+            for name, bar, state in (("ys_bar", ys_bar, ys), ("y1_bar", y1_bar, y1)):
+                if np.shape(bar) != state.shape:
+                    raise InvalidInputError(f"{name} of sample {i} must have shape {state.shape}, found {np.shape(bar)}")
+            self.ys_bar[seen, :n], self.y1_bars[i, :n] = np.transpose(ys_bar), y1_bar
+            if samples.n > n:
+                self.loss[i] += samples.y1s[i, n]
+            if not math.isfinite(self.loss[i] + np.add.reduce(self.y1_bars[i]) + np.add.reduce(ys_bar, axis=None)):
+                self._refuse(i, seen)
+        self.y_bars[start:stop] = self.y1_bars[start:stop]
+
+    def _refuse(self, i, seen):
+        """Raise InvalidInputError for what is not finite in sample i, if anything is."""
+        for name, value in ((f"loss of sample {i}", self.loss[i]), (f"ys_bar of sample {i}", self.ys_bar[seen].T),
+                            (f"y1_bar of sample {i}", self.y1_bars[i])):
+            require_finite(name, np.asarray(value))
+
+    def pull(self, start, stop):
+        """Run the reverse sweeps of samples ``start`` ... ``stop - 1``, whose steps are in the pool."""
+        samples, batch = self.samples, self.samples.batch
+        kept = int(samples.limits[KEEP_TAPE])
+        position = np.array([start, stop, 1, 0])
+        walk = np.array([0, 0, 0, int(samples.field.tape_size > 0 and not kept), kept])
+        arguments = (
+            *samples.options.tableau.arrays, *samples.pool(), batch.spans, samples.y0s, samples.thetas, samples.counts,
+            samples.first, samples.status, batch.ts, samples.ys, samples.ys_step, batch.ts_first, position, walk,
+            self.ys_bar, self.y_bars, *self.workspace, self.theta_bars, self.theta_sum, self.slopes)
+        entry, functions = entry_point(discrete_adjoint_samples, samples.field, samples.options.specialize, "f", "vjp")
+        try:
+            run_slices(entry, (*functions, arguments), position, BUDGET, samples.field.pace)
+        except Exception as error:
+            i, step = position[SAMPLE], walk[STEP]
+            error.add_note(f"{where('vjp', samples.times[samples.first[i] + step], step)} of sample {i}")
+            raise
+
+    def time_cotangents(self):
+        """(t0_bar (B,), t1_bar (B,), ts_bar in a row), through f with the steps held."""
+        batch, count = self.samples.batch, len(self.loss)
+        starts = batch.ts_first[:-1] + 2 * np.arange(count)
+        ends = batch.ts_first[1:] + 2 * np.arange(count) + 1
+        inside = np.delete(self.slopes, np.concatenate([starts, ends]), axis=0)
+        return (initial_time_cotangent(self.y_bars, self.slopes[starts]),
+                time_cotangent(self.y1_bars, self.slopes[ends]), time_cotangent(self.ys_bar, inside))
+
+
+@dataclasses.dataclass
+class BatchGradient:
+    """Derivatives of the sum of a batch's losses.
+
+    Attributes
+    ----------
+    loss : ndarray, shape (B,)
+        Loss of each sample; that of the batch is their sum, `total`.
+    y0 : ndarray, shape (B, n), [loss/state]
+    theta : ndarray, shape (p,) or (B, p), [loss/parameter]
+        The sum over samples, in their order, where they share theta; else of each.
+    t0, t1 : ndarray, shape (B,), [loss/time]
+        Of each sample, whether or not they share an interval. Under joint control, where the interval is one
+        input, one number each: the sum.
+    ts : ndarray, shape (B, K), or list of B ndarrays, [loss/time]
+        Of each sample; no columns if the samples observe t1 itself. Under joint control (K,): the sum.
+    stats : dict of ndarray, shape (B,)
+        Counts of evaluations, steps and rejected steps; under joint control those of the one solve.
+    status : ndarray of int, shape (B,)
+        Of the solve of each sample; the rows of a failed one are NaN.
+    sensitivity, step_control : str
+    """
+
+    loss: np.ndarray
+    y0: np.ndarray
+    theta: np.ndarray
+    t0: np.ndarray
+    t1: np.ndarray
+    ts: object
+    stats: dict
+    status: np.ndarray
+    sensitivity: str
+    step_control: str
+    solution: object = dataclasses.field(default=None, repr=False)
+
+    @property
+    def total(self):
+        """The loss of the batch: the sum over the samples that finished, in their order."""
+        return float(sum(self.loss[self.status == FINISHED], start=0.0))
+
+
+def gradient_batch(batch, sensitivity="discrete", step_control="per_sample", on_failure="raise", **options):
+    """The derivative of the sum of a batch's losses with respect to all inputs of all samples.
+
+    Parameters
+    ----------
+    batch : Batch
+        With a loss, or one for each sample. The mean is the sum times 1/B, and so is its gradient.
+    sensitivity : str
+        A recipe, as for `gradient`. ``"discrete"`` under per-sample control runs in one compiled loop.
+    step_control : "per_sample" or "joint"
+        As for `solve_batch`.
+    on_failure : "raise" or "skip"
+        What to do about samples whose solve fails. ``"skip"`` makes their rows NaN and leaves them out of
+        sums over samples; `BatchGradient.status` says which.
+    **options
+        As for `gradient`.
+
+    Returns
+    -------
+    BatchGradient
+        Under per-sample control every sample's part equals `gradient` of ``batch[i]`` bit for bit.
+
+    Raises
+    ------
+    IntegrationError
+        Naming the samples that failed, unless they are to be skipped; its ``solution`` is the `BatchSolution`
+        (of recipes other than ``"discrete"`` a dictionary of the failed samples' solutions).
+    MissingDerivativeError, InvalidInputError
+        As for `gradient`, naming the sample.
+    """
+    require_control(step_control)
+    if on_failure not in ("raise", "skip"):
+        raise InvalidInputError(f"on_failure must be 'raise' or 'skip', found {on_failure!r}")
+    if batch.losses[0] is None:
+        raise InvalidInputError("gradient_batch needs a batch with a loss; give Batch(..., loss=...)")
+    check_first_call(batch)
+    if step_control == "joint":
+        return _joint_gradient(batch, sensitivity, options)
+    recipe, _, solve_options = checked_call(batch, sensitivity, dict(options))
+    if recipe.equation == "transpose" and recipe.reversal == "stored":
+        return _discrete_gradient(batch, sensitivity, solve_options, on_failure)
+    return _gradient_by_samples(batch, sensitivity, options, on_failure)
+
+
+def _discrete_gradient(batch, sensitivity, options, on_failure):
+    """Forward and reverse sweep of as many samples at a time as fit into the pool."""
+    samples = Samples(batch, batch.flow_field, batch.flow_y0, options, keep=True)
+    sweep, start = _Sweep(samples), 0
+    while start < len(batch):
+        stop = samples.run_forward(start)
+        if on_failure == "skip" or np.all(samples.status[:stop] == FINISHED):
+            sweep.seed(start, stop)
+            sweep.pull(start, stop)
+        samples.empty(stop)
+        start = stop
+    samples.give_back_tape()
+    solution, failed = samples.solution(), np.flatnonzero(samples.status != FINISHED)
+    if failed.size and on_failure == "raise":
+        raise _failure(len(batch), {int(i): solution.message(i) for i in failed}, solution)
+    t0, t1, ts = sweep.time_cotangents()
+    if batch.ts_is_t1:
+        t1, ts = t1 + ts, np.empty(0)
+    stats = {"nfev": samples.counts[:, EVALUATIONS], "n_steps": samples.counts[:, STEPS],
+             "n_rejected": samples.counts[:, REJECTED], "n_steps_reverse": samples.counts[:, STEPS]}
+    return BatchGradient(
+        sweep.loss, sweep.y_bars[:, :batch.y0.shape[1]], sweep.theta_bars if batch.own_theta else sweep.theta_sum,
+        t0, t1, _by_sample(batch, ts), stats, samples.status, sensitivity, "per_sample", solution)
+
+
+def _by_sample(batch, ts):
+    """What belongs to all observation times in a row, by samples."""
+    if batch.ts_is_t1 or batch.same_count:
+        return ts.reshape(len(batch), -1)
+    return [ts[batch.observations(i)] for i in range(len(batch))]
+
+
+def _failure(count, messages, solution):
+    """The IntegrationError that names the first samples that failed."""
+    named = "; ".join(f"sample {i}: {message}" for i, message in list(messages.items())[:3])
+    more = f"; and samples {list(messages)[3:20]}" if len(messages) > 3 else ""
+    return IntegrationError(f"{len(messages)} of {count} samples failed: {named}{more}", solution)
+
+
+# --- other recipes, and joint control -------------------------------------------------------------
+
+def _gradient_by_samples(batch, sensitivity, options, on_failure):
+    """`gradient` of sample after sample."""
+    found, failed = [None] * len(batch), {}
+    for i in range(len(batch)):
+        try:
+            found[i] = gradient(batch[i], sensitivity, **options)
+        except IntegrationError as error:
+            failed[i] = error
+        except InvalidInputError as error:
+            error.add_note(f"in sample {i}")
+            raise
+    if failed and (on_failure == "raise" or len(failed) == len(batch)):
+        raise _failure(len(batch), failed, {i: error.solution for i, error in failed.items()})
+    one = next(each for each in found if each is not None)
+    put = lambda name: np.array([np.full_like(getattr(one, name), np.nan) if each is None else getattr(each, name)
+                                 for each in found])
+    theta = put("theta")
+    if not batch.own_theta:
+        theta = np.cumsum(theta[[each is not None for each in found]], axis=0)[-1]     # in the order of the samples
+    ts = [np.full(0 if batch.ts_is_t1 else np.diff(batch.ts_first)[i], np.nan) if each is None else each.ts
+          for i, each in enumerate(found)]
+    stats = {name: np.array([0 if each is None else each.stats[name] for each in found]) for name in one.stats}
+    status = np.array([FINISHED if each is not None else _status_of(failed[i]) for i, each in enumerate(found)])
+    return BatchGradient(put("loss"), put("y0"), theta, put("t0"), put("t1"), _by_sample(batch, np.concatenate(ts)),
+                         stats, status, sensitivity, "per_sample", found)
+
+
+def _status_of(error):
+    return STEP_TOO_SMALL if error.solution is None else error.solution.status
+
+
+def _joint_gradient(batch, sensitivity, options):
+    """`gradient` of the stacked problem, taken apart."""
+    problem, (count, n) = batch.joint(), batch.y0.shape
+    found = gradient(problem, sensitivity, **joint_options(batch, batch.flow_y0.shape[1], options))
+    theta = found.theta.reshape(count, -1) if batch.own_theta else found.theta
+    stats = {name: np.full(count, value) for name, value in found.stats.items()}
+    joint = found.solution
+    return BatchGradient(
+        problem.loss.values(joint.y, joint.y1), found.y0.reshape(count, -1)[:, :n], theta, found.t0, found.t1, found.ts,
+        stats, np.full(count, FINISHED), sensitivity, "joint", split_solution(batch, joint))
