@@ -111,26 +111,31 @@ class _Sweep:
     def seed(self, start, stop):
         """Evaluate the losses of finished samples ``start`` ... ``stop - 1``."""
         samples, batch, n = self.samples, self.samples.batch, self.samples.batch.y0.shape[1]
-        for i in np.flatnonzero(samples.status[start:stop] == FINISHED) + start:
-            seen = batch.observations(i)
+        done = np.flatnonzero(samples.status[start:stop] == FINISHED) + start
+        for i in done.tolist():
+            seen, loss = batch.observations(i), batch.losses[i]
             ys, y1 = samples.ys[seen, :n].T, samples.y1s[i, :n]
-            self.loss[i] = batch.losses[i].value(ys, y1)
-            ys_bar, y1_bar = batch.losses[i].vjp(ys, y1)
-            for name, bar, state in (("ys_bar", ys_bar, ys), ("y1_bar", y1_bar, y1)):
-                if np.shape(bar) != state.shape:
-                    raise InvalidInputError(f"{name} of sample {i} must have shape {state.shape}, found {np.shape(bar)}")
-            self.ys_bar[seen, :n], self.y1_bars[i, :n] = np.transpose(ys_bar), y1_bar
-            if samples.n > n:
-                self.loss[i] += samples.y1s[i, n]
-            if not math.isfinite(self.loss[i] + np.add.reduce(self.y1_bars[i]) + np.add.reduce(ys_bar, axis=None)):
-                self._refuse(i, seen)
-        self.y_bars[start:stop] = self.y1_bars[start:stop]
+            self.loss[i] = loss.value(ys, y1)
+            ys_bar, y1_bar = loss.vjp(ys, y1)
+            if np.shape(ys_bar) != ys.shape or np.shape(y1_bar) != y1.shape:
+                raise InvalidInputError(f"ys_bar and y1_bar of sample {i} must have shapes {ys.shape} and {y1.shape}, "
+                                        f"found {np.shape(ys_bar)} and {np.shape(y1_bar)}")
+            self.ys_bar[seen, :n].T[:], self.y1_bars[i, :n] = ys_bar, y1_bar
+        if samples.n > n:
+            self.loss[done] += samples.y1s[done, n]
+        self._require_finite(start, stop, done)
+        self.y_bars[done] = self.y1_bars[done]
 
-    def _refuse(self, i, seen):
-        """Raise InvalidInputError for what is not finite in sample i, if anything is."""
-        for name, value in ((f"loss of sample {i}", self.loss[i]), (f"ys_bar of sample {i}", self.ys_bar[seen].T),
-                            (f"y1_bar of sample {i}", self.y1_bars[i])):
-            require_finite(name, np.asarray(value))
+    def _require_finite(self, start, stop, done):
+        """Raise InvalidInputError for the first sample whose loss or cotangents are not finite."""
+        batch = self.samples.batch
+        bars = self.ys_bar[batch.ts_first[start]:batch.ts_first[stop]]
+        sums = (np.add.reduce(part, axis=None) for part in (self.loss[done], bars, self.y1_bars[done]))
+        if not math.isfinite(sum(sums)):                        # quick, and finite only if all entries are
+            for i in done:
+                require_finite(f"loss of sample {i}", self.loss[i:i + 1].reshape(()))
+                require_finite(f"ys_bar of sample {i}", self.ys_bar[batch.observations(i)].T)
+                require_finite(f"y1_bar of sample {i}", self.y1_bars[i])
 
     def pull(self, start, stop):
         """Run the reverse sweeps of samples ``start`` ... ``stop - 1``, whose steps are in the pool."""
