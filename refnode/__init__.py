@@ -7,14 +7,17 @@ from refnode.errors import (
 
 # a problem
 from refnode.fields.field import VectorField
+from refnode.problems.batch_problem import Batch
 from refnode.problems.problem import Problem
 
 # its solution
 from refnode.solve.initial_value import solve
+from refnode.solve.batch import solve_batch
 from refnode.solve.solve_ivp import solve_ivp
 
 # the derivatives of its solution
 from refnode.sensitivity.gradient import gradient, jvp, vjp
+from refnode.sensitivity.batch_gradient import gradient_batch
 
 # and their proof
 from refnode.gradcheck.verdict import check_gradient

@@ -170,6 +170,8 @@ DRIVERS = {   # module:function -> how long it takes to compile, relatively
     "refnode.sensitivity.discrete_adjoint:discrete_tangent": 2,
     "refnode.sensitivity.discrete_adjoint:discrete_adjoint": 2,
     "refnode.solve.integrate:integrate_field": 2,
+    "refnode.solve.batch:integrate_samples": 2,
+    "refnode.sensitivity.batch_gradient:discrete_adjoint_samples": 2,
     "refnode.sensitivity.cotangents:slopes_at": 1,
 }
 

@@ -15,8 +15,11 @@ from refnode.fields.neural import mlp_field
 from refnode.host_device import Driver, FunctionPointer, python_form
 from refnode.losses import sum_of_squares
 from refnode.problems.catalogue import CATALOGUE
+from refnode.problems.batch_problem import Batch
 from refnode.problems.problem import Problem
+from refnode.sensitivity.batch_gradient import gradient_batch
 from refnode.sensitivity.gradient import gradient
+from refnode.solve.batch import solve_batch
 from refnode.solve.initial_value import solve
 
 # Driver and twin do the same sums in the same order; the compiler may contract or reassociate nothing, but
@@ -50,6 +53,12 @@ def neural_problem():
                    ts=[0.25, 0.4, 1.0], loss=sum_of_squares())
 
 
+def pair_of(problem):
+    """A batch of a problem and a neighbour."""
+    return Batch(problem.field, np.stack([problem.y0, 1.0625 * problem.y0]), problem.theta,
+                 (problem.t0, problem.t1), problem.ts, problem.loss)
+
+
 # What to run so that a driver is called, on a problem.
 CASES = {
     "integrate_field": lambda problem, **options: solve(problem, dense_output=True, **options),
@@ -58,6 +67,8 @@ CASES = {
     "integrate_interpolated": lambda problem, **options: gradient(problem, "interpolating", **options),
     "discrete_tangent": lambda problem, **options: gradient(problem, "discrete_forward", **options),
     "discrete_adjoint": lambda problem, **options: gradient(problem, "discrete", **options),
+    "integrate_samples": lambda problem, **options: solve_batch(pair_of(problem), **options),
+    "discrete_adjoint_samples": lambda problem, **options: gradient_batch(pair_of(problem), **options),
     "slopes_at": lambda problem, **options: gradient(problem, "discrete", **options),
 }
 

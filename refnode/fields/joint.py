@@ -14,7 +14,7 @@ HEADER = 3
 def joint_field(field, batch, n, p, own_theta):
     """The field of Y = (y_1, ..., y_B), y_i' = f(t, y_i, theta_i), as one state of size B n.
 
-    Implements (BATCH-1). The samples do not act on each other: its Jacobian consists of the B blocks of
+    The samples do not act on each other: its Jacobian consists of the B blocks of
     ``field``, and where all share theta the transpose adds their cotangents, in the order of the samples.
 
     Parameters

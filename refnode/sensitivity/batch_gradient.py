@@ -244,8 +244,8 @@ def gradient_batch(batch, sensitivity="discrete", step_control="per_sample", on_
     check_first_call(batch)
     if step_control == "joint":
         return _joint_gradient(batch, sensitivity, options)
-    recipe, _, solve_options = checked_call(batch, sensitivity, dict(options))
-    if recipe.equation == "transpose" and recipe.reversal == "stored":
+    recipe, own, solve_options = checked_call(batch, sensitivity, dict(options))
+    if (recipe.equation, recipe.reversal) == ("transpose", "stored") and not own:
         return _discrete_gradient(batch, sensitivity, solve_options, on_failure)
     return _gradient_by_samples(batch, sensitivity, options, on_failure)
 
