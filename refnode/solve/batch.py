@@ -210,7 +210,7 @@ def _grids(batch, options):
     grids = np.tile(spans[:, :1], width + 1)
     for i, span in enumerate(spans):
         try:
-            grid = options.grid(*span)
+            grid = options.grid(*span.tolist())
         except InvalidInputError as error:
             raise InvalidInputError(f"sample {i}: {error}") from None
         if grid.size:                                           # none from t0 to t1 = t0

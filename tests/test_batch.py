@@ -1,0 +1,547 @@
+"""Batches: every sample as if it were alone, bit for bit; joint control as the stacked problem; what is refused.
+
+Under per-sample control the expected difference is zero: a sample runs the same sums in the same order,
+whatever stands beside it. Where two different programs are compared, a test says what may differ.
+"""
+import ast
+import inspect
+import textwrap
+
+import numpy as np
+import pytest
+from numba import njit
+
+import gradients
+from gradients import python_field
+from refnode import Batch, Problem, VectorField, gradient, gradient_batch, jvp, losses, solve, solve_batch
+from refnode.errors import IntegrationError, InvalidInputError, InvalidTypeError
+from refnode.fields.classical import CLASSICAL
+from refnode.fields.neural import mlp_field
+from refnode.host_device import python_form
+from refnode.sensitivity import batch_gradient
+from refnode.sensitivity.recipes import RECIPES
+from refnode.solve import batch as batch_module
+from refnode.solve import run
+
+RNG = np.random.default_rng(12)
+LV = CLASSICAL["lotka_volterra"]
+PARTS = ("loss", "y0", "theta", "t0", "t1", "ts")
+
+pytestmark = pytest.mark.filterwarnings("ignore::refnode.errors.GradientWarning")      # of backsolve's drift
+
+
+# --- batches --------------------------------------------------------------------------------------
+
+def ragged(counts, spans):
+    """Sorted observation times inside each interval; the first of each sample is t0, the last t1."""
+    times = []
+    for count, (t0, t1) in zip(counts, spans):
+        inside = t0 + (t1 - t0) * np.sort(RNG.uniform(0.0, 1.0, count))
+        times.append(np.concatenate([[t0], inside, [t1]]) if count > 1 else inside)
+    return times
+
+
+def predators():
+    """Own theta, ragged times, an interval backwards in time and one of length zero."""
+    spans = np.array([[0.0, 4.0], [0.0, 1.0], [2.0, 0.5], [1.0, 1.0], [0.0, 6.0], [-1.0, 3.0]])
+    return Batch(LV, RNG.uniform(0.5, 2.0, (6, 2)), RNG.uniform(0.5, 2.0, (6, 4)), spans,
+                 ragged([5, 0, 3, 2, 9, 1], spans), losses.sum_of_squares())
+
+
+def oscillators():
+    """Non-autonomous, theta shared, a loss for each sample."""
+    loss = [losses.linear(RNG.standard_normal((2, 3))) for _ in range(5)]
+    return Batch(CLASSICAL["forced_oscillator"], RNG.standard_normal((5, 2)), RNG.uniform(0.5, 1.5, 5), (0.25, 3.0),
+                 [0.25, 1.0, 2.5], loss)
+
+
+def networks():
+    """A field with a tape; the end of each interval is observed."""
+    field = mlp_field((2, 4, 2), "tanh")
+    spans = np.column_stack([np.zeros(4), [0.5, 1.0, 2.0, 0.25]])
+    return Batch(field, RNG.standard_normal((4, 2)), 0.5 * RNG.standard_normal(field.p), spans,
+                 loss=losses.sum_of_squares())
+
+
+def with_cost():
+    """A running cost beside a loss of the observations."""
+    @njit
+    def g(t, y, theta):
+        return theta[0] * y[0] * y[0]
+
+    @njit
+    def g_jvp(t, y, theta, t_tan, y_tan, theta_tan):
+        return theta_tan[0] * y[0] * y[0] + 2.0 * theta[0] * y[0] * y_tan[0]
+
+    @njit
+    def g_vjp(t, y, theta, g_bar, t_bar, y_bar, theta_bar):
+        y_bar[0] += 2.0 * theta[0] * y[0] * g_bar
+        theta_bar[0] += y[0] * y[0] * g_bar
+    loss = losses.sum_of_squares() + losses.running_cost(g, g_jvp, g_vjp)
+    return Batch(CLASSICAL["pendulum"], RNG.uniform(-1.0, 1.0, (3, 2)), RNG.uniform(0.5, 1.5, CLASSICAL["pendulum"].p),
+                 (0.0, 2.0), [0.5, 2.0], loss)
+
+
+BATCHES = {"predators": predators(), "oscillators": oscillators(), "networks": networks(), "with_cost": with_cost()}
+every_batch = pytest.mark.parametrize("name", BATCHES)
+OPTIONS = [{}, {"method": "dop853", "rtol": 1e-4}, {"method": "tsit5", "tstops": True, "controller": "PID"},
+           {"method": "rk4", "n_steps": 7}]
+every_option = pytest.mark.parametrize("options", OPTIONS, ids=lambda options: options.get("method", "default"))
+
+
+def subset(batch, order):
+    """The samples of a batch in that order."""
+    theta = batch.theta[order] if batch.own_theta else batch.theta
+    ts = None if batch.ts_is_t1 else [batch.ts[batch.observations(i)] for i in order]
+    return Batch(batch.field, batch.y0[order], theta, batch.spans[order], ts, [batch.losses[i] for i in order])
+
+
+def part(found, name, i):
+    """What belongs to sample i; theta shared by all is no sample's."""
+    value = getattr(found, name)
+    return None if name == "theta" and value.ndim == 1 else np.asarray(value[i])
+
+
+def assert_same_samples(found, expected, order):
+    """Sample order[i] of ``expected`` is sample i of ``found``, bit for bit."""
+    for i, j in enumerate(order):
+        for name in PARTS:
+            np.testing.assert_array_equal(part(found, name, i), part(expected, name, j), f"{name} of sample {j}")
+        assert all(found.stats[name][i] == expected.stats[name][j] for name in found.stats)
+
+
+def assert_equals_alone(batch, found, alone):
+    """`gradient_batch` is `gradient` of every sample, bit for bit, and a shared theta's the sum in order."""
+    for i, one in enumerate(alone):
+        for name in PARTS:
+            if name != "theta" or batch.own_theta:
+                np.testing.assert_array_equal(getattr(found, name)[i], getattr(one, name), f"{name} of sample {i}")
+        assert all(found.stats[name][i] == value for name, value in one.stats.items())
+    if not batch.own_theta:
+        total = np.zeros(batch.theta.size)
+        for one in alone:
+            total += one.theta
+        np.testing.assert_array_equal(found.theta, total)
+
+
+# --- per sample: as if alone ----------------------------------------------------------------------
+
+@every_option
+@every_batch
+def test_gradient_is_that_of_each_sample_alone(name, options):
+    batch = BATCHES[name]
+    assert_equals_alone(batch, gradient_batch(batch, **options), [gradient(problem, **options) for problem in batch])
+
+
+@every_option
+@every_batch
+def test_solution_is_that_of_each_sample_alone(name, options):
+    batch = BATCHES[name]
+    found = solve_batch(batch, **options)
+    for i, problem in enumerate(batch):
+        alone = solve(problem, **options)
+        for attribute in ("t", "y", "y1", "t_steps", "status", "message", "nfev", "n_steps", "n_rejected"):
+            np.testing.assert_array_equal(getattr(found[i], attribute), getattr(alone, attribute), attribute)
+        np.testing.assert_array_equal(found.y[i], alone.y)
+    assert found.success.all()
+
+
+@every_batch
+def test_neighbours_and_order_do_not_matter(name):
+    """Alone in a batch, in reverse, and beside copies of the others."""
+    batch = BATCHES[name]
+    whole, count = gradient_batch(batch), len(batch)
+    for order in ([1], list(range(count))[::-1], [2, 0, 2, 2, 1, 0]):
+        assert_same_samples(gradient_batch(subset(batch, order)), whole, order)
+
+
+@pytest.mark.parametrize("storage", ["small pool", "slices of one step", "no tape kept"])
+@every_batch
+def test_storage_does_not_matter(name, storage, monkeypatch):
+    """A pool that is emptied and grows, returns to Python after each step, a tape that is filled again."""
+    batch = BATCHES[name]
+    expected = gradient_batch(batch)
+    if storage == "small pool":
+        monkeypatch.setattr(batch_module, "POOL_BYTES", 1)
+    elif storage == "slices of one step":
+        monkeypatch.setattr(run, "next_slice", lambda steps, elapsed: 1)
+        batch.flow_field.pace.clear()
+    else:
+        monkeypatch.setattr(batch_module, "TAPE_BUDGET", 0)
+    found = gradient_batch(batch)
+    assert_same_samples(found, expected, range(len(batch)))
+    np.testing.assert_array_equal(found.theta, expected.theta)
+    batch.flow_field.pace.clear()
+
+
+def test_pool_is_emptied_many_times(monkeypatch):
+    """Thirty samples through a pool for eight steps, some of which need more: it grows, once and for all."""
+    batch = Batch(LV, RNG.uniform(0.5, 2.0, (30, 2)), [1.5, 1.0, 3.0, 1.0], (0.0, 1.0), loss=losses.sum_of_squares())
+    expected = gradient_batch(batch)
+    monkeypatch.setattr(batch_module, "POOL_BYTES", 1)
+    calls, forward = [], batch_module.Samples.run_forward
+    monkeypatch.setattr(batch_module.Samples, "run_forward", lambda self, start: calls.append(start) or forward(self, start))
+    found = gradient_batch(batch)
+    assert len(calls) > 5 and calls == sorted(set(calls))
+    assert_same_samples(found, expected, range(30))
+    np.testing.assert_array_equal(found.theta, expected.theta)
+
+
+@pytest.mark.parametrize("sensitivity", RECIPES)
+def test_every_recipe_is_its_own_sample_by_sample(sensitivity):
+    for name in ("oscillators", "predators"):
+        batch = subset(BATCHES[name], [1, 0, 2])
+        assert_equals_alone(batch, gradient_batch(batch, sensitivity), [gradient(p, sensitivity) for p in batch])
+
+
+@pytest.mark.slow
+def test_specialised_drivers_find_the_same():
+    """Compiled for one field the compiler may order the same products differently: equal to rounding."""
+    batch = subset(BATCHES["predators"], [0, 2])
+    found, expected = gradient_batch(batch, specialize=True), gradient_batch(batch)
+    np.testing.assert_allclose(found.theta, expected.theta, rtol=1e-12)
+
+
+def test_plain_python_field_runs_the_twin():
+    batch = subset(BATCHES["predators"], [1, 2, 3])
+    plain = Batch(python_field(LV), batch.y0, batch.theta, batch.spans,
+                  [batch.ts[batch.observations(i)] for i in range(3)], losses.sum_of_squares())
+    assert_equals_alone(plain, gradient_batch(plain, rtol=1e-3), [gradient(problem, rtol=1e-3) for problem in plain])
+
+
+# --- the derivative itself ------------------------------------------------------------------------
+
+def test_dot_product_of_every_sample():
+    """<w_i, J_i x_tan> = <J_i^T w_i, x_tan> in y0 and theta, to 1e-13 of the terms' magnitudes."""
+    batch = BATCHES["oscillators"]
+    batch = Batch(batch.field, batch.y0, RNG.uniform(0.5, 1.5, (5, 5)), (0.25, 3.0), [0.25, 1.0, 2.5], batch.losses)
+    found = gradient_batch(batch)
+    for i, problem in enumerate(batch):
+        y0_tan, theta_tan, ts_tan = RNG.standard_normal(2), RNG.standard_normal(5), RNG.standard_normal(3)
+        left = problem.loss.weights * jvp(problem, y0_tan, theta_tan, 0.5, ts_tan=ts_tan)
+        right = np.concatenate([found.y0[i] * y0_tan, found.theta[i] * theta_tan, [0.5 * found.t0[i]],
+                                found.ts[i] * ts_tan])
+        magnitude = np.abs(left).sum() + np.abs(right).sum()
+        assert abs(left.sum() - right.sum()) <= gradients.DOT_PRODUCT * magnitude
+
+
+def test_shapes_and_the_sum_of_losses():
+    batch = BATCHES["oscillators"]
+    found = gradient_batch(batch)
+    assert found.loss.shape == (5,) and found.y0.shape == (5, 2) and found.theta.shape == (5,)
+    assert found.t0.shape == found.t1.shape == (5,) and found.ts.shape == (5, 3)
+    assert found.total == sum(gradient(problem).loss for problem in batch)
+    assert found.solution.y.shape == (5, 2, 3) and len(found.solution) == 5
+    own = gradient_batch(BATCHES["predators"])
+    assert own.theta.shape == (6, 4) and [len(ts) for ts in own.ts] == [7, 0, 5, 4, 11, 1]
+
+
+# --- failures -------------------------------------------------------------------------------------
+
+@njit
+def blow_up(t, y, theta, dy):
+    dy[0] = theta[0] * y[0] * y[0]
+
+
+@njit
+def blow_up_vjp(t, y, theta, dy_bar, t_bar, y_bar, theta_bar):
+    y_bar[0] += 2.0 * theta[0] * y[0] * dy_bar[0]
+    theta_bar[0] += y[0] * y[0] * dy_bar[0]
+
+
+def explosive(y0):
+    """y' = theta y^2, which ends at t = 1/(theta y0)."""
+    return Batch(VectorField(blow_up, vjp=blow_up_vjp), np.reshape(y0, (-1, 1)), [1.0], (0.0, 1.0), [0.25, 1.0],
+                 losses.sum_of_squares())
+
+
+def test_a_failed_sample_disturbs_nobody():
+    with np.errstate(all="ignore"):
+        batch, survivors = explosive([0.5, 4.0, 0.25, 2.0]), [0, 2]
+        found = gradient_batch(batch, on_failure="skip")
+        alone = gradient_batch(explosive([0.5, 0.25]))
+    np.testing.assert_array_equal(found.status, [0, -1, 0, -1])
+    for name in ("loss", "y0", "t0", "t1", "ts"):
+        np.testing.assert_array_equal(getattr(found, name)[survivors], getattr(alone, name))
+        assert np.isnan(getattr(found, name)[[1, 3]]).all()
+    np.testing.assert_array_equal(found.theta, alone.theta)
+    assert found.total == alone.total
+
+
+def test_a_failed_sample_is_named():
+    batch = explosive([0.5, 4.0, 0.25, 2.0])
+    with pytest.raises(IntegrationError, match=r"^2 of 4 samples failed: sample 1: step size .*; sample 3: step") as caught:
+        gradient_batch(batch)
+    solution = caught.value.solution
+    assert list(solution.success) == [True, False, True, False]
+    alone = solve(batch[3])
+    assert solution.message(3) == alone.message
+    np.testing.assert_array_equal(solution[3].y, alone.y)
+    assert np.isnan(solution.y[3][:, 1]).all() and np.isfinite(solution.y[3][:, 0]).all()
+
+
+def test_samples_of_other_recipes_fail_alone_too():
+    batch = explosive([0.5, 4.0, 0.25])
+    found = gradient_batch(batch, "interpolating", on_failure="skip")
+    assert list(found.status) == [0, -1, 0] and np.isnan(found.y0[1]).all()
+    np.testing.assert_array_equal(found.theta, gradient(batch[0], "interpolating").theta
+                                  + gradient(batch[2], "interpolating").theta)
+    with pytest.raises(IntegrationError, match="^1 of 3 samples failed: sample 1"):
+        gradient_batch(batch, "interpolating")
+
+
+def test_initial_failure_has_its_message():
+    def root(t, y, theta):
+        return np.sqrt(y) if y[0] > 0 else np.full(1, np.nan)
+    batch = Batch(root, [[1.0], [-1.0]], t_span=(0.0, 1.0))
+    assert solve_batch(batch).message(1) == solve(batch[1]).message
+    assert "component 0 at t=0 (initial point)" in solve_batch(batch).message(1)
+
+
+def test_exceptions_of_a_users_function_say_which_sample():
+    def fragile(t, y, theta):
+        if y[0] > 2.0:
+            raise ZeroDivisionError("mine")
+        return y
+    with pytest.raises(ZeroDivisionError) as caught:
+        solve_batch(Batch(fragile, [[0.1], [1.0]], t_span=(0.0, 1.0)))
+    assert any("of sample 1" in note for note in caught.value.__notes__)
+
+
+# --- joint control --------------------------------------------------------------------------------
+
+def shared_times(own_theta):
+    theta = RNG.uniform(0.5, 2.0, (3, 4) if own_theta else 4)
+    return Batch(LV, RNG.uniform(0.5, 2.0, (3, 2)), theta, (0.0, 3.0), [0.5, 2.0, 3.0], losses.sum_of_squares())
+
+
+@pytest.mark.parametrize("own_theta", [False, True])
+def test_joint_is_the_stacked_problem(own_theta):
+    """Against the stack written by hand with NumPy: the same steps, states equal up to rounding (1e-12)."""
+    batch = shared_times(own_theta)
+
+    def stacked(t, y, theta):
+        u, v = y.reshape(3, 2).T
+        a, b, c, d = theta.reshape(-1, 4).T
+        return np.column_stack([a * u - b * u * v, d * u * v - c * v]).ravel()
+    found = solve_batch(batch, "joint")
+    expected = solve(Problem(stacked, batch.y0.ravel(), batch.theta.ravel(), (0.0, 3.0), [0.5, 2.0, 3.0]))
+    assert (found.n_steps[0], found.n_rejected[0], found.nfev[0]) == (
+        expected.n_steps, expected.n_rejected, expected.nfev)
+    np.testing.assert_allclose(found.y.reshape(6, 3), expected.y, rtol=1e-12)
+    np.testing.assert_array_equal(found[1].y, found.y[1])
+
+
+@pytest.mark.parametrize("own_theta", [False, True])
+def test_joint_field_has_right_derivatives(own_theta):
+    """Complex steps through the frozen steps of the stacked problem, and the dot product of jvp and vjp."""
+    problem = shared_times(own_theta).joint()
+    seeds = gradients.random_seeds(problem, np.random.default_rng(0))
+    assert gradients.complex_step_error(problem, seeds, rtol=1e-3) <= gradients.COMPLEX_STEP
+    assert gradients.dot_product_error(problem, np.random.default_rng(1)) <= gradients.DOT_PRODUCT
+
+
+def test_joint_of_one_sample_is_that_sample():
+    batch = subset(BATCHES["networks"], [2])
+    assert_equals_alone(batch, gradient_batch(batch, step_control="per_sample"), [gradient(batch[0])])
+    joint, alone = gradient_batch(batch, step_control="joint"), gradient(batch[0])
+    np.testing.assert_array_equal(joint.theta, alone.theta)
+    np.testing.assert_array_equal(joint.y0[0], alone.y0)
+    assert (joint.t0, joint.t1, joint.loss[0]) == (alone.t0, alone.t1, alone.loss)
+
+
+@pytest.mark.parametrize("sensitivity", RECIPES)
+def test_joint_and_per_sample_agree_in_the_limit(sensitivity):
+    """At 1e-10 both are within some 1e-7 of the exact derivative, by every recipe; with a running cost too."""
+    tight = {"rtol": 1e-10, "atol": 1e-12}
+    for batch in (shared_times(True), BATCHES["with_cost"]):
+        joint = gradient_batch(batch, sensitivity, "joint", **tight)
+        alone = gradient_batch(batch, "discrete", **tight)
+        for name in ("loss", "y0", "theta"):
+            expected = getattr(alone, name)
+            np.testing.assert_allclose(getattr(joint, name), expected, rtol=0, atol=1e-7 * np.abs(expected).max())
+        np.testing.assert_allclose(joint.t0, alone.t0.sum(), rtol=1e-6)
+        np.testing.assert_allclose(joint.ts, alone.ts.sum(axis=0), rtol=0, atol=1e-7 * np.abs(alone.ts).max())
+
+
+def test_joint_repeats_tolerances_of_states():
+    batch = shared_times(False)
+    found = solve_batch(batch, "joint", rtol=[1e-4, 1e-7], atol=[1e-6, 1e-9])
+    expected = solve(batch.joint(), rtol=[1e-4, 1e-7] * 3, atol=[1e-6, 1e-9] * 3)
+    np.testing.assert_array_equal(found.y.reshape(6, 3), expected.y)
+    with pytest.raises(InvalidInputError, match="rtol must be a number or have one entry for each of the 2 states"):
+        solve_batch(batch, "joint", rtol=[1e-4] * 6)
+
+
+def test_joint_couples_and_frozen_steps_do_not_leak():
+    """A's solution depends on its mates' states; the frozen-step derivative of A's loss in them is zero."""
+    only_first = [losses.sum_of_squares(), *[losses.linear(np.zeros((2, 3)))] * 2]
+    batch = Batch(LV, RNG.uniform(0.5, 2.0, (3, 2)), [1.5, 1.0, 3.0, 1.0], (0.0, 3.0), [0.5, 2.0, 3.0], only_first)
+    found = gradient_batch(batch, step_control="joint", rtol=1e-3)
+    np.testing.assert_array_equal(found.y0[1:], 0.0)
+    moved = batch.y0.copy()
+    moved[1] *= 1.5
+    joint = [gradient_batch(each, step_control="joint", rtol=1e-3) for each in (batch, batch.replace(y0=moved))]
+    alone = [gradient_batch(each, rtol=1e-3) for each in (batch, batch.replace(y0=moved))]
+    assert joint[0].loss[0] != joint[1].loss[0]
+    assert alone[0].loss[0] == alone[1].loss[0]
+
+
+def test_joint_fails_as_one():
+    batch = explosive([0.5, 4.0])
+    found = solve_batch(batch, "joint")
+    assert list(found.status) == [-1, -1] and found.y.shape == (2, 1, 2) and np.isnan(found.y[0, 0, 1])
+    with pytest.raises(IntegrationError, match="the forward solve failed"):
+        gradient_batch(batch, step_control="joint")
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+ONES = np.ones((3, 2))
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ({"y0": [1.0, 1.0]}, r"y0 must have shape \(B, n\), one row a sample, found \(2,\)"),
+    ({"y0": np.ones((2, 2, 2))}, r"y0 must have shape \(B, n\), one row a sample, found \(2, 2, 2\)"),
+    ({"y0": np.ones((0, 2))}, "y0 has no rows: a batch needs at least one sample"),
+    ({"y0": [[1, 1], [np.nan, 1], [1, 1]]}, r"y0 of sample 1 must be finite, found y0\[1, 0\] = nan"),
+    ({"y0": np.ones((3, 3))}, "y0 must have 2 entries a sample for field .*, found 3"),
+    ({"theta": np.ones((2, 4))}, r"theta must have one row for each of the 3 samples of y0, found shape \(2, 4\)"),
+    ({"theta": [[1] * 4, [1] * 4, [1, 1, 1, np.inf]]}, r"theta of sample 2 must be finite, found theta\[2, 3\] = inf"),
+    ({"theta": np.ones(5)}, "theta must have 4 entries a sample for field .*, found 5"),
+    ({"t_span": np.ones((2, 2))}, r"t_span must have one row for each of the 3 samples of y0, found shape \(2, 2\)"),
+    ({"t_span": [[0, 1], [0, np.nan], [0, 1]]}, r"t_span of sample 1 must be finite, found t_span\[1, 1\] = nan"),
+    ({"t_span": np.ones((3, 3))}, r"t_span must be \(t0, t1\) or have shape \(3, 2\), found \(3, 3\)"),
+    ({"ts": [[0.5], [0.5, 1.0]]}, "ts must be shared or have one entry for each of the 3 samples of y0, found 2"),
+    ({"ts": [[0.5], [0.5, 0.25], []]}, "ts of sample 1 must be sorted in the order of integration, found 0.5"),
+    ({"ts": [[0.5], [0.5], [0.25, 1.5]]}, r"ts of sample 2 must lie inside t_span \[0, 1\], found 1.5"),
+    ({"ts": [[0.5], [np.nan], []]}, r"ts of sample 1 must be finite, found ts of sample 1\[0\] = nan"),
+    ({"ts": [0.5], "t_span": [[0, 1], [1, 0], [0, 0.25]]}, r"ts of sample 2 must lie inside t_span \[0, 0.25\], found 0.5"),
+    ({"ts": [0.5, 0.25]}, "ts must be sorted"),
+    ({"loss": [losses.sum_of_squares()] * 2}, "loss must be shared or have one entry for each of the 3 samples of y0, found 2"),
+    ({"loss": [losses.running_cost(len), losses.running_cost(max), losses.running_cost(len)]},
+     "the running cost must be the same for all samples, that of sample 1 differs"),
+])
+def test_wrong_batches(arguments, message):
+    with pytest.raises(InvalidInputError, match=message):
+        Batch(**{"field": LV, "y0": ONES, "theta": np.ones(4), **arguments})
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ({"y0": [["a", "b"]]}, "y0 must be an array of real numbers"), ({"y0": [[1, 2], [3]]}, "with equal rows"),
+    ({"loss": sum}, "loss must be a refnode.losses.Loss or a sequence of them, found builtin"),
+    ({"loss": [losses.sum_of_squares(), None, None]}, "loss of sample 1 must be a refnode.losses.Loss, found NoneType"),
+])
+def test_wrong_types(arguments, message):
+    with pytest.raises(InvalidTypeError, match=message):
+        Batch(**{"field": LV, "y0": ONES, "theta": np.ones(4), **arguments})
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"ts": [[0.5], [0.5], [0.25]]}, r"ts must be shared: found \[0.5\] for sample 0 and \[0.25\] for sample 2"),
+    ({"ts": [[0.5], [0.5, 0.6], [0.5]]}, "ts must be shared: .* sample 1"),
+    ({"t_span": [[0, 1], [0, 1], [0, 2]]}, r"t_span must be shared: found \(0, 1\) for sample 0 and \(0, 2\) for sample 2"),
+])
+def test_joint_control_needs_shared_times(changes, message):
+    batch = Batch(LV, ONES, np.ones(4), loss=losses.sum_of_squares()).replace(**changes)
+    for door in (solve_batch, gradient_batch):
+        with pytest.raises(InvalidInputError, match=message):
+            door(batch, step_control="joint")
+
+
+def test_wrong_calls():
+    batch = Batch(LV, ONES, np.ones(4))
+    with pytest.raises(InvalidInputError, match="needs a batch with a loss"):
+        gradient_batch(batch)
+    batch = batch.replace(loss=losses.sum_of_squares())
+    with pytest.raises(InvalidInputError, match=r"step_control must be one of \['per_sample', 'joint'\], found 'own'"):
+        solve_batch(batch, "own")
+    with pytest.raises(InvalidInputError, match="on_failure must be 'raise' or 'skip', found 'ignore'"):
+        gradient_batch(batch, on_failure="ignore")
+    with pytest.raises(InvalidInputError, match="sample 1: error weight of component 0 is zero"):
+        solve_batch(batch.replace(y0=[[1, 1], [0, 1], [1, 1]]), atol=0.0)
+    with pytest.raises(InvalidInputError, match=r"sample 1: steps must lead from t0 to t1 = 2\.0"):
+        solve_batch(batch.replace(t_span=[[0, 1], [0, 2], [0, 1]]), steps=[0.5, 0.5])
+    wrong = losses.terminal(lambda y: np.inf if y[0] > 10 else 0.0, np.ones_like)
+    with pytest.raises(InvalidInputError, match="loss of sample 2 must be finite, found .* inf"):
+        gradient_batch(batch.replace(y0=[[1, 1], [1, 1], [50, 0.001]], loss=wrong, t_span=(0, 0.01)))
+    with pytest.raises(InvalidInputError, match="of sample 0 must have shapes"):
+        gradient_batch(batch.replace(loss=losses.terminal(np.sum, lambda y: np.ones(3))))
+
+
+# --- wrong programs -------------------------------------------------------------------------------
+
+MUTANTS = [    # (body, line, what stands there instead)
+    (batch_gradient.pull_each, "theta_bar[:] = 0.0", "pass"),                           # workspace not reset
+    (batch_gradient.pull_each, "add_rows(theta_bars, 1, theta_sum)", "copy_into(theta_bar, theta_sum)"),
+    (batch_gradient.pull_each, "add_rows(ys_bar[seen], walk[OBSERVATION], y_bars[i])", "pass"),
+    (batch_gradient.pull_each, "ys_step[seen], walk", "ys_step[ts_first[0]:], walk"),
+    (batch_gradient.pull_each, "position[BEGUN] = 1", "position[BEGUN] = 0"),           # begun anew after a slice
+    (batch_gradient.pull_each, "own, seen = min(i, thetas.shape[0] - 1)", "own, seen = 0"),
+    (batch_gradient.pull_each, "row, before = first[i], walk[STEP]", "row, before = 0, walk[STEP]"),
+    (batch_gradient.pull_each, "y[row], thetas[own],", "y[first[i]], thetas[own],"),    # slope at t1 from y0
+    (batch_module.integrate_each, "copy_into(y0s[i], y[row])", "copy_into(y0s[0], y[row])"),
+    (batch_module.integrate_each, "copy_into(y0s[i], y[row])", "pass"),
+    (batch_module.integrate_each, "thetas[min(i, thetas.shape[0] - 1)]", "thetas[0]"),
+    (batch_module.integrate_each, "first[i + 1] = row + 1", "first[i + 1] = row"),      # samples share a row
+    (batch_module.integrate_each, "if counts[i, EVALUATIONS] == 0", "if True"),         # restarts its state
+    (batch_module.integrate_each, "copy_into(y[row], y1s[i])", "copy_into(y[row - 1], y1s[i])"),
+]
+
+
+def mutant_of(body, line, instead):
+    """``driver(f, .., arguments)`` around the un-jitted body, changed in one place."""
+    twin = python_form(body)
+    source = textwrap.dedent(inspect.getsource(getattr(body, "py_func", body)))
+    assert source.count(line) == 1
+    tree = ast.parse(source.replace(line, instead))
+    tree.body[0].decorator_list = []
+    namespace = {**twin.__globals__, "copy_into": batch_module.copy_into}
+    exec(compile(tree, "<mutant>", "exec"), namespace)
+    changed = namespace[twin.__name__]
+    if body is batch_module.integrate_each:
+        return lambda f, arguments: changed(batch_module.Plain(f), *arguments)
+    return lambda f, f_vjp, arguments: changed(f, f_vjp, *arguments)
+
+
+def batch_of_mutants():
+    """Plain Python; theta shared and own; observations at t0, inside and at t1."""
+    ts = [[0.0, 0.3, 1.0], [0.5], [0.0, 0.25, 0.75, 1.0]]
+    arguments = (python_field(LV), [[1.0, 1.25], [0.5, 2.0], [1.5, 0.75]])
+    for theta in ([1.5, 1.0, 3.0, 1.0], [[1.5, 1.0, 3.0, 1.0], [1.0, 0.5, 2.0, 1.0], [0.75, 1.0, 1.0, 2.0]]):
+        yield Batch(*arguments, theta, (0.0, 1.0), ts, losses.sum_of_squares() + losses.terminal(np.sum, np.ones_like))
+
+
+def error_of_mutant_batches():
+    """The largest difference to every sample alone, over each part's largest entry."""
+    worst = 0.0
+    for batch in batch_of_mutants():
+        batch.field.pace.clear()
+        found, alone = gradient_batch(batch, rtol=1e-3), [gradient(problem, rtol=1e-3) for problem in batch]
+        for name in ("y0", "t0", "t1", "ts", "theta"):
+            expected = [getattr(one, name) for one in alone]
+            if name == "theta" and not batch.own_theta:
+                expected = [np.sum(expected, axis=0)]
+            got = [found.theta] if len(expected) == 1 else getattr(found, name)
+            error = max(np.max(np.abs(a - b)) for a, b in zip(got, expected))
+            worst = max(worst, error / max(np.max(np.abs(each)) for each in expected) if error == error else np.inf)
+    return worst
+
+
+def test_the_unchanged_program_passes():
+    assert error_of_mutant_batches() <= 1e-15
+
+
+@pytest.mark.parametrize("body, line, instead", MUTANTS, ids=[f"{m[0].__name__}-{i}" for i, m in enumerate(MUTANTS)])
+def test_a_wrong_program_is_caught(body, line, instead, monkeypatch):
+    mutant = mutant_of(body, line, instead)
+    if body is batch_module.integrate_each:
+        monkeypatch.setattr(batch_module, "integrate_samples", mutant)
+    else:
+        monkeypatch.setattr(batch_gradient, "discrete_adjoint_samples", mutant)
+    monkeypatch.setattr(run, "next_slice", lambda steps, elapsed: 1)
+    try:
+        error = error_of_mutant_batches()
+    except (InvalidInputError, IntegrationError):
+        return                                                  # it did not even end
+    assert error > 1e-6
