@@ -387,6 +387,25 @@ def test_joint_couples_and_frozen_steps_do_not_leak():
     assert alone[0].loss[0] == alone[1].loss[0]
 
 
+def test_given_steps_leave_nothing_to_couple():
+    """The same sums for every sample; a shared theta's are added in another order."""
+    batch = shared_times(True)
+    joint, alone = (gradient_batch(batch, step_control=control, n_steps=20) for control in ("joint", "per_sample"))
+    for name in ("loss", "y0", "theta"):
+        np.testing.assert_allclose(getattr(joint, name), getattr(alone, name), rtol=1e-12)
+
+
+def test_a_tolerance_over_root_b_undoes_dilution():
+    """One sample that moves among 15 at rest: the joint norm is its own over 4, in exact numbers."""
+    y0 = np.zeros((16, 1))
+    y0[0] = 1.0
+    batch = Batch(CLASSICAL["exponential_decay"], y0, [2.0], (0.0, 3.0), loss=losses.sum_of_squares())
+    alone = gradient_batch(subset(batch, [0]), rtol=2e-6, atol=2e-6)
+    diluted, undone = (gradient_batch(batch, step_control="joint", rtol=tol, atol=tol) for tol in (2e-6, 5e-7))
+    assert diluted.stats["n_steps"][0] < alone.stats["n_steps"][0]
+    np.testing.assert_allclose(undone.solution.y1[0], alone.solution.y1[0], rtol=1e-12)
+
+
 def test_joint_fails_as_one():
     batch = explosive([0.5, 4.0])
     found = solve_batch(batch, "joint")

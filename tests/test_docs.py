@@ -21,6 +21,8 @@ from refnode.problems.catalogue import CATALOGUE
 from refnode.sensitivity.recipes import RECIPES
 for name in RECIPES:
     refnode.gradient(CATALOGUE["exponential_decay"](), name)
+batch = refnode.Batch(refnode.fields.exponential_decay, [[1.0]], [1.0], loss=refnode.losses.sum_of_squares())
+refnode.solve_batch(batch), refnode.gradient_batch(batch)
 """
 
 
