@@ -89,13 +89,6 @@ OPTIONS = [{}, {"method": "dop853", "rtol": 1e-4}, {"method": "tsit5", "tstops":
 every_option = pytest.mark.parametrize("options", OPTIONS, ids=lambda options: options.get("method", "default"))
 
 
-def subset(batch, order):
-    """The samples of a batch in that order."""
-    theta = batch.theta[order] if batch.own_theta else batch.theta
-    ts = None if batch.ts_is_t1 else [batch.ts[batch.observations(i)] for i in order]
-    return Batch(batch.field, batch.y0[order], theta, batch.spans[order], ts, [batch.losses[i] for i in order])
-
-
 def part(found, name, i):
     """What belongs to sample i; theta shared by all is no sample's."""
     value = getattr(found, name)
@@ -152,7 +145,7 @@ def test_neighbours_and_order_do_not_matter(name):
     batch = BATCHES[name]
     whole, count = gradient_batch(batch), len(batch)
     for order in ([1], list(range(count))[::-1], [2, 0, 2, 2, 1, 0]):
-        assert_same_samples(gradient_batch(subset(batch, order)), whole, order)
+        assert_same_samples(gradient_batch(batch.take(order)), whole, order)
 
 
 @pytest.mark.parametrize("storage", ["small pool", "slices of one step", "no tape kept"])
@@ -190,20 +183,20 @@ def test_pool_is_emptied_many_times(monkeypatch):
 @pytest.mark.parametrize("sensitivity", RECIPES)
 def test_every_recipe_is_its_own_sample_by_sample(sensitivity):
     for name in ("oscillators", "predators"):
-        batch = subset(BATCHES[name], [1, 0, 2])
+        batch = BATCHES[name].take([1, 0, 2])
         assert_equals_alone(batch, gradient_batch(batch, sensitivity), [gradient(p, sensitivity) for p in batch])
 
 
 @pytest.mark.slow
 def test_specialised_drivers_find_the_same():
     """Compiled for one field the compiler may order the same products differently: equal to rounding."""
-    batch = subset(BATCHES["predators"], [0, 2])
+    batch = BATCHES["predators"].take([0, 2])
     found, expected = gradient_batch(batch, specialize=True), gradient_batch(batch)
     np.testing.assert_allclose(found.theta, expected.theta, rtol=1e-12)
 
 
 def test_plain_python_field_runs_the_twin():
-    batch = subset(BATCHES["predators"], [1, 2, 3])
+    batch = BATCHES["predators"].take([1, 2, 3])
     plain = Batch(python_field(LV), batch.y0, batch.theta, batch.spans,
                   [batch.ts[batch.observations(i)] for i in range(3)], losses.sum_of_squares())
     assert_equals_alone(plain, gradient_batch(plain, rtol=1e-3), [gradient(problem, rtol=1e-3) for problem in plain])
@@ -223,6 +216,18 @@ def test_dot_product_of_every_sample():
                                 found.ts[i] * ts_tan])
         magnitude = np.abs(left).sum() + np.abs(right).sum()
         assert abs(left.sum() - right.sum()) <= gradients.DOT_PRODUCT * magnitude
+
+
+def test_a_batch_is_a_sequence():
+    batch = BATCHES["predators"]
+    assert len(batch) == 6 and len(list(batch)) == 6 and len(batch[1:4]) == 3
+    np.testing.assert_array_equal(batch[-1].y0, batch.y0[5])
+    np.testing.assert_array_equal(batch[::-2].y0, batch.y0[[5, 3, 1]])
+    np.testing.assert_array_equal(batch[2:][0].ts, batch[2].ts)
+    with pytest.raises(IndexError):
+        batch[6]
+    with pytest.raises(InvalidInputError, match="at least one sample"):
+        batch.take([])
 
 
 def test_shapes_and_the_sum_of_losses():
@@ -342,7 +347,7 @@ def test_joint_field_has_right_derivatives(own_theta):
 
 
 def test_joint_of_one_sample_is_that_sample():
-    batch = subset(BATCHES["networks"], [2])
+    batch = BATCHES["networks"].take([2])
     assert_equals_alone(batch, gradient_batch(batch, step_control="per_sample"), [gradient(batch[0])])
     joint, alone = gradient_batch(batch, step_control="joint"), gradient(batch[0])
     np.testing.assert_array_equal(joint.theta, alone.theta)
@@ -400,7 +405,7 @@ def test_a_tolerance_over_root_b_undoes_dilution():
     y0 = np.zeros((16, 1))
     y0[0] = 1.0
     batch = Batch(CLASSICAL["exponential_decay"], y0, [2.0], (0.0, 3.0), loss=losses.sum_of_squares())
-    alone = gradient_batch(subset(batch, [0]), rtol=2e-6, atol=2e-6)
+    alone = gradient_batch(batch.take([0]), rtol=2e-6, atol=2e-6)
     diluted, undone = (gradient_batch(batch, step_control="joint", rtol=tol, atol=tol) for tol in (2e-6, 5e-7))
     assert diluted.stats["n_steps"][0] < alone.stats["n_steps"][0]
     np.testing.assert_allclose(undone.solution.y1[0], alone.solution.y1[0], rtol=1e-12)

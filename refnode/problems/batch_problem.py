@@ -40,7 +40,8 @@ class Batch:
 
     Notes
     -----
-    ``len(batch)`` is B, ``batch[i]`` is sample i as a `Problem`, and ``batch.joint()`` the stacked problem.
+    ``len(batch)`` is B, ``batch[i]`` is sample i as a `Problem`, ``batch[i:j]`` a `Batch` of some, and
+    ``batch.joint()`` the stacked problem.
     """
 
     def __init__(self, field, y0, theta=(), t_span=(0.0, 1.0), ts=None, loss=None, name=None):
@@ -72,8 +73,10 @@ class Batch:
                 f"{'own' if self.own_theta else 'shared'} theta, {self.ts.size} observations>")
 
     def __getitem__(self, i):
-        """Sample i as a `Problem`."""
+        """Sample i as a `Problem`; of a slice, its samples as a `Batch`."""
         i = range(len(self))[i]
+        if isinstance(i, range):
+            return self.take(i)
         ts = None if self.ts_is_t1 else self.ts[self.observations(i)]
         return Problem(self.field, self.y0[i], self.theta[i] if self.own_theta else self.theta,
                        tuple(self.spans[i]), ts, self.losses[i], f"{self.name}[{i}]")
@@ -81,6 +84,16 @@ class Batch:
     def replace(self, **changes):
         """A copy with some of field, y0, theta, t_span, ts, loss, name changed."""
         return Batch(**{**self._given, **changes})
+
+    def take(self, samples):
+        """The `Batch` of the samples with these indices, in this order; a minibatch, say."""
+        samples = [range(len(self))[i] for i in samples]
+        if not samples:
+            raise InvalidInputError("a batch needs at least one sample, found no indices")
+        theta = self.theta[samples] if self.own_theta else self.theta
+        ts = None if self.ts_is_t1 else [self.ts[self.observations(i)] for i in samples]
+        loss = None if self.losses[0] is None else [self.losses[i] for i in samples]
+        return Batch(self.field, self.y0[samples], theta, self.spans[samples], ts, loss, self.name)
 
     def observations(self, i):
         """The slice of ``ts``, all observation times in a row, that belongs to sample i."""
