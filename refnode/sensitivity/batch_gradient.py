@@ -10,11 +10,12 @@ from refnode.host_device import (
     BLOCK, INTEGERS, MATRIX, RHS, RHS_VJP, VECTOR, driver, higher_order, host_device)
 from refnode.sensitivity.cotangents import fill_slopes, require_finite
 from refnode.sensitivity.discrete_adjoint import OBSERVATION, SLICE, STEP, pull_through_steps
+from refnode.sensitivity.forward_solve import check_first_call
 from refnode.sensitivity.gradient import checked_call, gradient
 from refnode.sensitivity.jumps import initial_time_cotangent, time_cotangent
 from refnode.solve.batch import (
-    BEGUN, BUDGET, END, INTEGER_MATRIX, SAMPLE, Samples, check_first_call, joint_options,
-    require_control, split_solution)
+    BEGUN, BUDGET, END, INTEGER_MATRIX, SAMPLE, Samples, joint_options, require_control,
+    split_solution)
 from refnode.solve.integrate import EVALUATIONS, FINISHED, KEEP_TAPE, REJECTED, RUNNING, STEP_TOO_SMALL, STEPS
 from refnode.solve.run import entry_point, run_slices, where
 
@@ -241,7 +242,7 @@ def gradient_batch(batch, sensitivity="discrete", step_control="per_sample", on_
         raise InvalidInputError(f"on_failure must be 'raise' or 'skip', found {on_failure!r}")
     if batch.losses[0] is None:
         raise InvalidInputError("gradient_batch needs a batch with a loss; give Batch(..., loss=...)")
-    check_first_call(batch)
+    check_first_call(batch[0])                                  # the field of a stack is the package's own
     if step_control == "joint":
         return _joint_gradient(batch, sensitivity, options)
     recipe, own, solve_options = checked_call(batch, sensitivity, dict(options))

@@ -191,14 +191,13 @@ class Samples:
 
 def _tolerances(batch, y0s, options):
     """rtol and atol of one sample's flow; a sample with a zero error weight is refused by name."""
-    rtol, atol = flow_tolerances(options, batch[0], y0s[0])
-    if not np.all(atol > 0.0):
+    if not np.all(options.atol > 0.0):
         for i, y0 in enumerate(batch.y0):
             try:
-                tolerance_vectors(options.rtol, options.atol, y0)
+                tolerance_vectors(options, y0)
             except InvalidInputError as error:
                 raise InvalidInputError(f"sample {i}: {error}") from None
-    return rtol, atol
+    return flow_tolerances(options, batch[0], y0s[0])
 
 
 def _grids(batch, options):
@@ -310,7 +309,7 @@ def solve_batch(batch, step_control="per_sample", **options):
         If an argument is wrong, or samples under joint control differ in their times.
     """
     require_control(step_control)
-    check_first_call(batch)
+    batch.field.check_first_call(batch.spans[0, 0], batch.y0[0], batch[0].theta)
     if step_control == "joint":
         stacked = batch.replace(loss=None).joint()
         return split_solution(batch, solve(stacked, **joint_options(batch, batch.y0.shape[1], options)))
@@ -327,11 +326,6 @@ def require_control(step_control):
     """Raise InvalidInputError unless there is such a step control."""
     if step_control not in STEP_CONTROLS:
         raise InvalidInputError(f"step_control must be one of {list(STEP_CONTROLS)}, found {step_control!r}")
-
-
-def check_first_call(batch):
-    """Check the user's function on the first sample; that of a stacked problem is the package's own."""
-    batch.field.check_first_call(batch.spans[0, 0], batch.y0[0], np.atleast_2d(batch.theta)[0])
 
 
 def joint_options(batch, size, options):
