@@ -164,9 +164,12 @@ def tableau_hash():
 # --- compiling, the first time ---------------------------------------------------------------------
 
 DRIVERS = {   # module:function -> how long it takes to compile, relatively
-    "refnode.sensitivity.continuous_adjoint:integrate_interpolated": 4,
-    "refnode.sensitivity.continuous_adjoint:integrate_backsolve": 3,
+    "refnode.sensitivity.equations:integrate_interpolated": 4,
+    "refnode.sensitivity.equations:integrate_lam": 4,
+    "refnode.sensitivity.equations:integrate_backsolve": 3,
     "refnode.sensitivity.forward:integrate_variational": 3,
+    "refnode.sensitivity.forward:integrate_staggered": 4,
+    "refnode.sensitivity.quadrature:sum_panels": 1,
     "refnode.sensitivity.discrete_adjoint:discrete_tangent": 2,
     "refnode.sensitivity.discrete_adjoint:discrete_adjoint": 2,
     "refnode.solve.integrate:integrate_field": 2,

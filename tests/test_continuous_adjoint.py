@@ -1,4 +1,4 @@
-"""Backsolve and interpolating: proportional to the tolerance, and what happens where they are known to fail."""
+"""The continuous adjoints: proportional to the tolerance, and what happens where they are known to fail."""
 import numpy as np
 import pytest
 
@@ -18,7 +18,7 @@ from refnode.sensitivity.recipes import RECIPES
 from refnode.solve.initial_value import solve, solve_forward
 from refnode.solve.options import SolveOptions
 
-ADJOINTS = ["backsolve", "interpolating"]
+ADJOINTS = [name for name, recipe in RECIPES.items() if recipe.equation == "continuous"]
 every_problem = pytest.mark.parametrize("name", CATALOGUE)
 every_adjoint = pytest.mark.parametrize("sensitivity", ADJOINTS)
 drift_may_warn = pytest.mark.filterwarnings("ignore::refnode.errors.GradientWarning")
@@ -30,6 +30,10 @@ drift_may_warn = pytest.mark.filterwarnings("ignore::refnode.errors.GradientWarn
 # 8: the condition of the problems (Robertson's, at 245, is the largest).
 TOLERANCES = 10.0 ** -np.arange(5.0, 10.0)
 BAND, CONSTANT = 0.42, 1e3
+
+
+# Where y is solved backwards from t1 to t0 through a flow that contracts by e^14, no constant is small; see test_backsolve.
+DRIFTING = {("backsolve_plain", "lorenz"), ("backsolve_plain", "kepler"), ("backsolve_plain", "robertson")}
 
 
 def errors_at(problem, reference, sensitivity, tolerances, method, atol_over_rtol=1e-3):
@@ -46,6 +50,8 @@ def errors_at(problem, reference, sensitivity, tolerances, method, atol_over_rto
 @every_adjoint
 def test_error_is_proportional_to_the_tolerance_at_order_three(sensitivity, name):
     """bosh3, 1e-5 .. 1e-8, all inputs."""
+    if (sensitivity, name) in DRIFTING:
+        pytest.skip("y drifts")
     errors = errors_at(CATALOGUE[name](), exact(name), sensitivity, TOLERANCES[:4], "bosh3")
     assert slope(TOLERANCES[:4], errors) == pytest.approx(1.0, abs=0.1)
 
@@ -56,6 +62,8 @@ def test_error_is_proportional_to_the_tolerance_at_order_three(sensitivity, name
 @every_adjoint
 @pytest.mark.parametrize("method", ["dopri5", "tsit5", "dop853"])
 def test_error_falls_with_the_tolerance(sensitivity, name, method):
+    if (sensitivity, name) in DRIFTING:
+        pytest.skip("y drifts")
     errors = errors_at(CATALOGUE[name](), exact(name), sensitivity, TOLERANCES, method)
     assert np.all(errors <= CONSTANT * TOLERANCES)
     assert slope(TOLERANCES, errors) == pytest.approx(1.0, abs=BAND)
@@ -89,7 +97,7 @@ def test_adjoint_tolerances_have_effect(sensitivity):
         error[rtol, own] = weighted_error(problem, flat(found), exact("pendulum"))
     assert error[1e-9, 1e-9] <= 1e-8
     assert error[1e-9, 1e-5] <= 1e-4 and 1e-7 <= error[1e-5, 1e-9] <= 1e-4
-    assert error[1e-9, 1e-5] >= (1e-7 if sensitivity == "interpolating" else error[1e-9, 1e-9])
+    assert error[1e-9, 1e-5] >= (1e-7 if not sensitivity.startswith("backsolve") else error[1e-9, 1e-9])
 
 
 @every_adjoint
@@ -176,11 +184,12 @@ def test_tolerance_floor_is_not_an_error():
 
 @every_adjoint
 def test_failed_adjoint_solve_raises(sensitivity):
-    """max_steps that suffice forwards and not backwards."""
+    """max_steps that suffice forwards and not backwards, where they count from one restart to the next."""
     problem = resting_twins()
     steps = solve(problem).n_steps
-    with pytest.raises(IntegrationError, match="the adjoint solve failed: max_steps"):
-        gradient(problem, sensitivity, max_steps=steps)
+    few = {"checkpoints": 1} if sensitivity == "backsolve_checkpointed" else {}
+    with pytest.raises(IntegrationError, match=f"the adjoint solve failed: max_steps={steps} steps"):
+        gradient(problem, sensitivity, max_steps=steps, **few)
 
 
 def test_seeds_of_zero_give_a_gradient_of_zero():

@@ -5,8 +5,12 @@ import pytest
 import gradients
 from gradients import CONTINUOUS, exact, exact_tangents, flat, slope, weighted_error
 from refnode.errors import InvalidInputError
+from refnode.host_device import python_form
 from refnode.problems.catalogue import CATALOGUE
+from refnode.sensitivity.equations import Staggered
 from refnode.sensitivity.gradient import gradient, jvp, vjp
+from refnode.solve.integrate import ATTEMPTS
+from refnode.solve.step_size import error_norm
 from test_continuous_adjoint import BAND, CONSTANT, RESTING_TWINS, TOLERANCES, errors_at, resting_twins
 
 every_problem = pytest.mark.parametrize("name", CATALOGUE)
@@ -64,6 +68,79 @@ def test_tangent_tolerances_have_effect(own):
     assert tight.stats["n_steps"] > 2 * loose.stats["n_steps"]
     errors = [weighted_error(problem, flat(found), exact("logistic")) for found in (loose, tight)]
     assert errors[1] < 0.01 * errors[0]
+
+
+# --- one test of a step, or two -------------------------------------------------------------------
+
+def both_controls(problem, **options):
+    return [gradient(problem, "forward", error_control=control, **options) for control in ("simultaneous", "staggered")]
+
+
+@every_problem
+def test_staggered_error_is_proportional_to_the_tolerance(name):
+    """The steps accepted are those of the simultaneous control, unless a rejection led to another size."""
+    problem = CATALOGUE[name]()
+    errors = [weighted_error(problem, flat(gradient(problem, "forward", method="bosh3", rtol=rtol, atol=1e-3 * rtol,
+                                                    error_control="staggered")), exact(name))
+              for rtol in TOLERANCES[:4]]
+    assert slope(TOLERANCES[:4], errors) == pytest.approx(1.0, abs=0.1)
+
+
+@every_problem
+@pytest.mark.parametrize("method", ["dopri5", "dop853"])
+def test_staggered_is_as_accurate_and_calls_jvp_no_more(name, method):
+    problem = CATALOGUE[name]()
+    together, staggered = both_controls(problem, method=method, rtol=1e-8, atol=1e-11)
+    m = problem.y0.size + problem.theta.size
+    assert together.stats["njvp"] == m * together.stats["nfev"]
+    assert staggered.stats["njvp"] <= m * staggered.stats["nfev"] and staggered.stats["njvp"] % m == 0
+    assert staggered.stats["njvp"] <= 1.1 * together.stats["njvp"]
+    errors = [weighted_error(problem, flat(found), exact(name)) for found in (together, staggered)]
+    assert errors[1] <= max(2.0 * errors[0], 1e-8)
+
+
+def test_staggered_saves_the_tangents_of_steps_that_the_state_rejects():
+    """Loose tangents: all rejections are the state's, and each spares the jvps of a whole step."""
+    options = {"rtol": 1e-8, "atol": 1e-11, "tangent_rtol": 1e-4, "tangent_atol": 1e-7}
+    problem = CATALOGUE["kepler"]()
+    together, staggered = both_controls(problem, **options)
+    rejected, m = together.stats["n_rejected"], 5
+    assert rejected > 5 and staggered.stats["n_steps"] == together.stats["n_steps"]
+    assert together.stats["njvp"] - staggered.stats["njvp"] == 6 * m * rejected
+    np.testing.assert_array_equal(flat(staggered), flat(together))
+
+
+def test_staggered_on_given_steps_is_simultaneous():
+    together, staggered = both_controls(CATALOGUE["pendulum"](), n_steps=20)
+    np.testing.assert_array_equal(flat(staggered), flat(together))
+
+
+@pytest.mark.parametrize("rtol", [1e-3, 1e-9])
+def test_staggered_tangents_are_tested(rtol):
+    found = gradient(resting_twins(), "forward", rtol=rtol, atol=1e-3 * rtol, error_control="staggered")
+    assert np.max(np.abs(found.y0 / RESTING_TWINS - 1.0)) <= 100.0 * rtol
+
+
+def test_tangents_that_are_not_tested_are_caught(monkeypatch):
+    """Mutant: the trial step answers with the error of the state alone."""
+    def untested(f, method, tolerance, t, h, y, theta, counts, y1, k, tape, z):
+        staggered(f, method, tolerance, t, h, y, theta, counts, y1, k, tape, z)
+        return error_norm(method.E, h, k, y, y1, tolerance.rtol, tolerance.atol, tolerance.blocks[:2])
+    problem = resting_twins()
+    problem = problem.replace(field=gradients.python_field(problem.field))
+    staggered = python_form(ATTEMPTS[Staggered])
+    errors = []
+    for body in (staggered, untested):
+        monkeypatch.setitem(ATTEMPTS, Staggered, body)
+        found = gradient(problem, "forward", rtol=1e-6, atol=1e-9, error_control="staggered")
+        errors.append(np.max(np.abs(found.y0 / RESTING_TWINS - 1.0)))
+    assert errors[0] <= 1e-4 and errors[1] > 0.1
+
+
+@pytest.mark.parametrize("value", ["both", None, True])
+def test_error_control_is_one_of_two(value):
+    with pytest.raises(InvalidInputError, match="error_control must be 'simultaneous' or 'staggered', found"):
+        gradient(CATALOGUE["lorenz"](), "forward", error_control=value)
 
 
 @every_problem

@@ -63,6 +63,9 @@ def pair_of(problem):
 CASES = {
     "integrate_field": lambda problem, **options: solve(problem, dense_output=True, **options),
     "integrate_variational": lambda problem, **options: gradient(problem, "forward", **options),
+    "integrate_staggered": lambda problem, **options: gradient(problem, "forward", error_control="staggered", **options),
+    "integrate_lam": lambda problem, **options: gradient(problem, "gauss", **options),
+    "sum_panels": lambda problem, **options: gradient(problem, "gauss_kronrod", **options),
     "integrate_backsolve": lambda problem, **options: gradient(problem, "backsolve", **options),
     "integrate_interpolated": lambda problem, **options: gradient(problem, "interpolating", **options),
     "discrete_tangent": lambda problem, **options: gradient(problem, "discrete_forward", **options),

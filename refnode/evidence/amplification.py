@@ -40,7 +40,7 @@ class Amplification:
         self.kicks = self.nodes.size - 1
 
     def bound(self, system, rtol, n_steps):
-        """The bound above for each input; ``system`` is "forward", "interpolating", "backsolve" or "state"."""
+        """The bound above for each input; ``system`` is one of the properties below."""
         n = self.flow.n
         worst_case = np.sqrt(self.kicks * (2 * n + 1) * n)
         return rtol * (n_steps / self.kicks) * worst_case * getattr(self, system)
@@ -66,6 +66,10 @@ class Amplification:
     def backsolve(self):
         return _response([self._reverse(rng, False) for rng in self._draws()])
 
+    @functools.cached_property
+    def backsolve_plain(self):
+        return _response([self._reverse(rng, False, restarted=False) for rng in self._draws()])
+
     def _draws(self):
         return [None] + [np.random.default_rng([self.seed, draw]) for draw in range(DRAWS)]
 
@@ -79,8 +83,8 @@ class Amplification:
         gradient = gradient_of_tangents(flow, observed, path[-1])
         return np.array([x[:, 0] for x in observed]).T.reshape(flow.n, -1), gradient
 
-    def _reverse(self, rng, interpolated):
-        """The gradient by the adjoint; y is read from the forward path at every node, or at observations alone."""
+    def _reverse(self, rng, interpolated, restarted=True):
+        """The gradient by the adjoint; y is read from the forward path at every node, at observations, or never."""
         flow, problem, n = self.flow, self.flow.problem, self.flow.n
         rate = lambda t, y: flow.slope(t, y)
         path = list(_kicked_path(rate, flow.y0, self.nodes, np.full(n, self.units.state), rng))
@@ -91,7 +95,7 @@ class Amplification:
         x = np.concatenate([path[-1], y1_bar, np.zeros(flow.m - n)])
         for i in range(self.nodes.size - 1, -1, -1):
             observed = np.flatnonzero(problem.ts == self.nodes[i])
-            if interpolated or observed.size:
+            if interpolated or restarted and observed.size:
                 x[:n] = path[i]
             for k in observed:
                 x[n:2 * n] += ys_bar[:, k]

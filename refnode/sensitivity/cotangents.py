@@ -10,6 +10,7 @@ from refnode.errors import InvalidInputError
 from refnode.host_device import MATRIX, REAL, RHS, VECTOR, driver, higher_order
 from refnode.linalg import copy_into
 from refnode.sensitivity.jumps import initial_time_cotangent, time_cotangent
+from refnode.sensitivity.reliability import sensitivity_growth, solved_tolerance, warn_of_horizon
 from refnode.solve.integrate import EVALUATIONS, REJECTED, STEPS
 from refnode.solve.run import entry_point
 
@@ -27,7 +28,8 @@ class Cotangents:
     ts : ndarray, shape (K,), [loss/time]
         With respect to each observation time; empty if the problem observes t1 itself, which then has it.
     stats : dict
-        Counts of evaluations, steps and rejected steps, forward and reverse.
+        Counts of evaluations, steps and rejected steps, forward and reverse; ``growth``, the relative effect
+        of a relative change of y0 on what the loss sees; and what a recipe adds.
     """
 
     y0: np.ndarray
@@ -156,12 +158,15 @@ def cotangents_of(problem, forward, seeds, y0_bar, theta_bar, stats):
     """`Cotangents` from those of the flow's y0 and of theta: adds those of the times, through f with the
     steps held, and drops a running cost's state. ``forward`` has ``ys`` (K, n) and ``y1``."""
     slopes = slopes_of(problem.flow_field, problem, problem.flow_y0, forward.ys, forward.y1)
+    growth = sensitivity_growth(problem.flow_y0, forward.ys, forward.y1, seeds, y0_bar)
+    warn_of_horizon(growth, solved_tolerance(getattr(forward, "forward", forward)))
     ts_bar = time_cotangent(seeds.ys_bar, slopes[1:-1])
     t1_bar = float(time_cotangent(seeds.y1_bar, slopes[-1]))
     if problem.ts_is_t1:
         t1_bar, ts_bar = t1_bar + float(ts_bar[0]), np.empty(0)
     return Cotangents(y0=y0_bar[:problem.y0.size].copy(), theta=theta_bar.copy(),
-                      t0=float(initial_time_cotangent(y0_bar, slopes[0])), t1=t1_bar, ts=ts_bar, stats=stats)
+                      t0=float(initial_time_cotangent(y0_bar, slopes[0])), t1=t1_bar, ts=ts_bar,
+                      stats={**stats, "growth": growth})
 
 
 def forward_stats(forward):

@@ -5,28 +5,65 @@ needs (see `refnode.steppers.system`), and its state is one flat vector.
 """
 import collections
 
-from refnode.host_device import higher_order, host_device
+from numba import types
+
+from refnode.host_device import (
+    BLOCK, INTEGER, MATRIX, RHS, RHS_VJP, VECTOR, driver, higher_order, host_device)
 from refnode.linalg import copy_into
-from refnode.steppers.explicit_rk import dense_output
+from refnode.solve.integrate import EVALUATIONS, INTEGRATE_TYPES, attempt_of, integrate
+from refnode.solve.step_size import error_norm
+from refnode.steppers.explicit_rk import dense_output, explicit_rk_step
 from refnode.steppers.system import right_hand_side_of
 
 # --- tangents: state (y, S_1 ... S_m) -------------------------------------------------------------
 
-Variational = collections.namedtuple("Variational", ["f", "f_jvp", "theta_tans", "n"])
+Variational = collections.namedtuple("Variational", ["f", "f_jvp", "theta_tans", "n", "njvp"])
+Staggered = collections.namedtuple("Staggered", Variational._fields)      # its trial steps test y first
+StateRows = collections.namedtuple("StateRows", ["f", "n"])               # y alone, and S alone, in one layout
+TangentRows = collections.namedtuple("TangentRows", ["f_jvp", "theta_tans", "n", "njvp"])
 
 
-@right_hand_side_of(Variational)
-def variational_rhs(system, t, state, theta, tape, rate):
-    """dS_j/dt = (df/dy) S_j + (df/dtheta) theta_tan_j, beside dy/dt = f. Implements (VAR-1).
+@right_hand_side_of(StateRows)
+def state_rows_rhs(system, t, state, theta, tape, rate):
+    """dy/dt = f, leaving in tape what the tangents need."""
+    system.f(t, state[:system.n], theta, tape, rate[:system.n])
 
-    state : (n + m n,) holding y and m tangents;  theta_tans : (m, p).
+
+@right_hand_side_of(TangentRows)
+def tangent_rows_rhs(system, t, state, theta, tape, rate):
+    """dS_j/dt = (df/dy) S_j + (df/dtheta) theta_tan_j, where f has run before at y. Implements (VAR-1).
+
+    state : (n + m n,) holding y and m tangents;  theta_tans : (m, p);  njvp (1,) counts the calls.
     """
     n = system.n
-    y = state[:n]
-    system.f(t, y, theta, tape, rate[:n])
     for j in range(system.theta_tans.shape[0]):
         rows = slice((j + 1) * n, (j + 2) * n)
-        system.f_jvp(t, y, theta, 0.0, state[rows], system.theta_tans[j], tape, rate[rows])
+        system.f_jvp(t, state[:n], theta, 0.0, state[rows], system.theta_tans[j], tape, rate[rows])
+        system.njvp[0] += 1
+
+
+@right_hand_side_of(Variational, Staggered)
+def variational_rhs(system, t, state, theta, tape, rate):
+    """The tangents beside the state."""
+    state_rows_rhs(system, t, state, theta, tape, rate)
+    tangent_rows_rhs(system, t, state, theta, tape, rate)
+
+
+@attempt_of(Staggered)
+def staggered_attempt(f, method, tolerance, t, h, y, theta, counts, y1, k, tape, z):
+    """A step of y; only if it passes, the same step of the tangents; returns the larger error norm. Implements (VAR-3).
+
+    The tangents read y's stages again from its slopes, which are kept, and what f left in the tape.
+    """
+    n = f.n
+    explicit_rk_step(StateRows(f.f, n), method.A, method.b, method.c, t, h, y[:n], theta, tape, k, z[:n], y1[:n])
+    counts[EVALUATIONS] += method.b.shape[0]
+    error = error_norm(method.E, h, k, y, y1, tolerance.rtol, tolerance.atol, tolerance.blocks[:2])
+    if not error < 1.0:
+        return error
+    tangents = TangentRows(f.f_jvp, f.theta_tans, n, f.njvp)
+    explicit_rk_step(tangents, method.A, method.b, method.c, t, h, y, theta, tape, k, z, y1)
+    return max(error, error_norm(method.E, h, k, y, y1, tolerance.rtol, tolerance.atol, tolerance.blocks[1:]))
 
 
 # --- cotangents -----------------------------------------------------------------------------------
@@ -81,6 +118,17 @@ def backsolve_rhs(system, t, state, theta, tape, rate):
     adjoint_rhs_kernel(system.f_vjp, t, y, theta, tape, lam, system.t_rate, rate[n:2 * n], rate[2 * n:])
 
 
+@driver(RHS, RHS_VJP, VECTOR, INTEGER, INTEGRATE_TYPES)
+def integrate_backsolve(f, f_vjp, t_rate, n, arguments):
+    """Integrate (y, lam, grad); see `refnode.solve.integrate.integrate`."""
+    return integrate(Backsolve(f, f_vjp, t_rate, n), *arguments)
+
+
+# --- cotangents along a stored path ---------------------------------------------------------------
+
+PATH_TYPES = types.Tuple((MATRIX, VECTOR, MATRIX, MATRIX, BLOCK))                   # P, times, y, k, k_extra
+SCRATCH_TYPES = types.Tuple((VECTOR, VECTOR, VECTOR, VECTOR))                       # w, y_now, slope, t_rate
+
 Interpolated = collections.namedtuple(
     "Interpolated", ["f", "f_vjp", "P", "times", "y", "k", "k_extra", "w", "y_now", "slope", "t_rate"])
 
@@ -92,11 +140,45 @@ def interpolated_rhs(system, t, state, theta, tape, rate):
     Implements (ADJ-5). Hindmarsh & Serban, CVODES (2005), section 2.7.
     """
     n = system.y_now.shape[0]
+    adjoint_along_path(system, t, state[:n], theta, tape, rate[:n], rate[n:])
+
+
+@driver(RHS, RHS_VJP, PATH_TYPES, SCRATCH_TYPES, INTEGRATE_TYPES)
+def integrate_interpolated(f, f_vjp, path, scratch, arguments):
+    """Integrate (lam, grad) along a stored path; see `refnode.solve.integrate.integrate`."""
+    P, times, y, k, k_extra = path
+    w, y_now, slope, t_rate = scratch
+    return integrate(Interpolated(f, f_vjp, P, times, y, k, k_extra, w, y_now, slope, t_rate), *arguments)
+
+
+InterpolatedLam = collections.namedtuple("InterpolatedLam", [*Interpolated._fields, "grad_rate"])
+
+
+@right_hand_side_of(InterpolatedLam)
+def interpolated_lam_rhs(system, t, lam, theta, tape, lam_rate):
+    """(ADJ-5) without its integral, which is summed afterwards: state lam, shape (n,). Implements (ADJ-6)."""
+    adjoint_along_path(system, t, lam, theta, tape, lam_rate, system.grad_rate)
+
+
+@driver(RHS, RHS_VJP, PATH_TYPES, SCRATCH_TYPES, VECTOR, INTEGRATE_TYPES)
+def integrate_lam(f, f_vjp, path, scratch, grad_rate, arguments):
+    """Integrate lam alone along a stored path; see `refnode.solve.integrate.integrate`."""
+    P, times, y, k, k_extra = path
+    w, y_now, slope, t_rate = scratch
+    return integrate(InterpolatedLam(f, f_vjp, P, times, y, k, k_extra, w, y_now, slope, t_rate, grad_rate),
+                     *arguments)
+
+
+@higher_order
+def adjoint_along_path(system, t, lam, theta, tape, lam_rate, grad_rate):
+    """`adjoint_rhs_kernel` at the y(t) of a stored path; overwrites lam_rate (n,), grad_rate (p,).
+
+    A tape holds what f left behind at one y, so f runs first where there is one.
+    """
     read_path(system.P, system.times, system.y, system.k, system.k_extra, t, system.w, system.y_now)
     if tape.shape[0] > 0:
         system.f(t, system.y_now, theta, tape, system.slope)
-    adjoint_rhs_kernel(system.f_vjp, t, system.y_now, theta, tape, state[:n], system.t_rate,
-                       rate[:n], rate[n:])
+    adjoint_rhs_kernel(system.f_vjp, t, system.y_now, theta, tape, lam, system.t_rate, lam_rate, grad_rate)
 
 
 @host_device

@@ -1,20 +1,29 @@
 """Forward mode: tangents of a solve, from the variational equation or from the steps themselves."""
 import numpy as np
 
-from refnode.host_device import INTEGER, MATRIX, RHS, RHS_JVP, driver
+from refnode.host_device import INTEGER, INTEGERS, MATRIX, RHS, RHS_JVP, driver
 from refnode.sensitivity.cotangents import own_tolerances
 from refnode.sensitivity.discrete_adjoint import push_tangents
-from refnode.sensitivity.equations import Variational
+from refnode.sensitivity.equations import Staggered, Variational
 from refnode.sensitivity.forward_solve import check_first_call, require_finished, solved
 from refnode.solve.integrate import INTEGRATE_TYPES, integrate
 from refnode.solve.initial_value import flow_tolerances
 from refnode.solve.run import Trajectory, entry_point
 
 
-@driver(RHS, RHS_JVP, MATRIX, INTEGER, INTEGRATE_TYPES)
-def integrate_variational(f, f_jvp, theta_tans, n, arguments):
+@driver(RHS, RHS_JVP, MATRIX, INTEGER, INTEGERS, INTEGRATE_TYPES)
+def integrate_variational(f, f_jvp, theta_tans, n, njvp, arguments):
     """Integrate (y, S_1 ... S_m) together; see `refnode.solve.integrate.integrate`."""
-    return integrate(Variational(f, f_jvp, theta_tans, n), *arguments)
+    return integrate(Variational(f, f_jvp, theta_tans, n, njvp), *arguments)
+
+
+@driver(RHS, RHS_JVP, MATRIX, INTEGER, INTEGERS, INTEGRATE_TYPES)
+def integrate_staggered(f, f_jvp, theta_tans, n, njvp, arguments):
+    """The same, each step tested for y before the tangents are advanced."""
+    return integrate(Staggered(f, f_jvp, theta_tans, n, njvp), *arguments)
+
+
+ERROR_CONTROLS = {"simultaneous": integrate_variational, "staggered": integrate_staggered}
 
 
 class Tangents:
@@ -27,10 +36,12 @@ class Tangents:
     ys : ndarray, shape (K, n);  y1 : ndarray, shape (n,)
         Observations and last state.
     ys_tans : ndarray, shape (K, m, n);  y1_tans : ndarray, shape (m, n)
+    stats : dict
+        What was counted besides the forward solve.
     """
 
-    def __init__(self, forward, ys, y1, ys_tans, y1_tans):
-        self.forward, self.ys, self.y1 = forward, ys, y1
+    def __init__(self, forward, ys, y1, ys_tans, y1_tans, stats=()):
+        self.forward, self.ys, self.y1, self.stats = forward, ys, y1, dict(stats)
         self.ys_tans, self.y1_tans = ys_tans, y1_tans
 
 
@@ -39,7 +50,8 @@ def variational_tangents(problem, options, extra, y0_tans, theta_tans):
 
     State and tangents are one system; each is a block of the error norm, so the step resolves the worst
     of them. ``extra`` may hold ``tangent_rtol`` and ``tangent_atol``; the absolute tolerance counts in
-    units of each direction's largest entry.
+    units of each direction's largest entry. And ``error_control``: "simultaneous" steps and tests all at
+    once, "staggered" advances the tangents only over steps that passed the test of the state.
     """
     field, y0 = problem.flow_field, problem.flow_y0
     field.require("jvp")
@@ -55,12 +67,14 @@ def variational_tangents(problem, options, extra, y0_tans, theta_tans):
         atol=np.concatenate([atol, np.repeat(tangent_atol * scales, n)]),
         blocks=np.arange(0, (m + 1) * n + 1, n) if n else np.zeros(1, dtype=np.int64))
     check_first_call(problem)
-    entry, functions = entry_point(integrate_variational, field, options.specialize, "f", "jvp")
-    status = trajectory.run(entry, (*functions, np.ascontiguousarray(theta_tans), n))
+    njvp = np.zeros(1, dtype=np.int64)
+    entry, functions = entry_point(ERROR_CONTROLS[extra.get("error_control", "simultaneous")], field,
+                                   options.specialize, "f", "jvp")
+    status = trajectory.run(entry, (*functions, np.ascontiguousarray(theta_tans), n, njvp))
     require_finished(trajectory, status, "the variational solve")
     states = trajectory.ys.reshape(problem.ts.size, m + 1, n)
     last = trajectory.y1.reshape(m + 1, n)
-    return Tangents(trajectory, states[:, 0], last[0], states[:, 1:], last[1:])
+    return Tangents(trajectory, states[:, 0], last[0], states[:, 1:], last[1:], {"njvp": int(njvp[0])})
 
 
 def discrete_tangents(problem, options, extra, y0_tans, theta_tans):

@@ -25,12 +25,14 @@ def gradient(problem, sensitivity="discrete", **options):
     problem : Problem
         With a loss.
     sensitivity : str
-        A name in `refnode.sensitivity.recipes.RECIPES`: "forward", "discrete_forward", "discrete",
-        "backsolve" or "interpolating".
+        A name in `refnode.sensitivity.recipes.RECIPES`, such as "discrete", "forward" or "interpolating".
     **options
         Those of `solve`, and ``adjoint_rtol, adjoint_atol`` (continuous adjoints) or ``tangent_rtol,
         tangent_atol`` (forward), by default those of the solve. The absolute tolerance of an adjoint
         counts in units of the largest cotangent, so that scaling the loss scales the gradient exactly.
+        ``seminorm=True`` leaves the parameter integral of an augmented adjoint out of its error norm,
+        ``checkpoints`` is the number of states "backsolve_checkpointed" starts afresh from, and
+        ``error_control="staggered"`` lets "forward" test the state before it advances the tangents.
 
     Returns
     -------
@@ -128,7 +130,8 @@ def _pull_by_tangents(problem, recipe, options, own, seeds_of):
                                          np.ascontiguousarray(theta_tans))
     seeds = seeds_of(tangents)
     bars = np.einsum("kn,kmn->m", seeds.ys_bar, tangents.ys_tans) + tangents.y1_tans @ seeds.y1_bar
-    return cotangents_of(problem, tangents, seeds, bars[:n], bars[n:], forward_stats(tangents.forward)), tangents
+    stats = {**forward_stats(tangents.forward), **tangents.stats}
+    return cotangents_of(problem, tangents, seeds, bars[:n], bars[n:], stats), tangents
 
 
 PULLS = {                # (equation, reversal) -> pull(problem, recipe, options, own, seeds_of) -> Cotangents, forward
@@ -136,6 +139,8 @@ PULLS = {                # (equation, reversal) -> pull(problem, recipe, options
     ("tangent", "stored"): _pull_by_tangents,
     ("transpose", "stored"): pull_stored,
     ("continuous", "backsolved"): pull_backsolved,
+    ("continuous", "backsolved_plain"): pull_backsolved,
+    ("continuous", "backsolved_checkpointed"): pull_backsolved,
     ("continuous", "interpolated"): pull_interpolated,
 }
 

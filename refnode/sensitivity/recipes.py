@@ -13,9 +13,9 @@ class Recipe:
     ----------
     equation : "variational", "tangent", "transpose" or "continuous"
         What is integrated or summed: (VAR-1), (DISC-1), (DISC-2), or (ADJ-2) with (ADJ-3).
-    reversal : "stored", "interpolated", "backsolved" or None
+    reversal : "stored", "interpolated", "backsolved", "backsolved_plain", "backsolved_checkpointed" or None
         How the reverse sweep gets y back.
-    quadrature : "augmented" or None
+    quadrature : "augmented", "gauss", "gauss_kronrod", "adaptive" or None
         How the integral of lam^T df/dtheta is summed.
     truth : "exact" or "frozen"
         The derivative it converges to, or equals: of the exact solution, or of the steps taken.
@@ -40,12 +40,28 @@ def _positive(name, value):
         raise InvalidInputError(f"{name} must be a positive number, found {value!r}")
 
 
+def _positive_integer(name, value):
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+        raise InvalidInputError(f"{name} must be a positive integer, found {value!r}")
+
+
+def _boolean(name, value):
+    if not isinstance(value, bool):
+        raise InvalidInputError(f"{name} must be True or False, found {value!r}")
+
+
+def _error_control(name, value):
+    if value not in ("simultaneous", "staggered"):
+        raise InvalidInputError(f"{name} must be 'simultaneous' or 'staggered', found {value!r}")
+
+
 OWN_OPTIONS = {          # name -> what checks its value
-    "adjoint_rtol": _positive, "adjoint_atol": _positive,
-    "tangent_rtol": _positive, "tangent_atol": _positive,
+    "adjoint_rtol": _positive, "adjoint_atol": _positive, "seminorm": _boolean, "checkpoints": _positive_integer,
+    "tangent_rtol": _positive, "tangent_atol": _positive, "error_control": _error_control,
 }
 ADJOINT = ("adjoint_rtol", "adjoint_atol")
-TANGENT = ("tangent_rtol", "tangent_atol")
+AUGMENTED = (*ADJOINT, "seminorm")
+TANGENT = ("tangent_rtol", "tangent_atol", "error_control")
 
 RECIPES = {
     #                          equation       reversal        quadrature   truth     needs  options
@@ -55,10 +71,21 @@ RECIPES = {
                                "Griewank & Walther, Evaluating Derivatives (2008), ch. 3"),
     "discrete":         Recipe("transpose",   "stored",       None,        "frozen", "vjp", (),
                                "Hager, Numer. Math. 87 (2000); Sanz-Serna, SIAM Rev. 58 (2016)"),
-    "backsolve":        Recipe("continuous",  "backsolved",   "augmented", "exact",  "vjp", ADJOINT,
-                               "Chen, Rubanova, Bettencourt & Duvenaud, NeurIPS 2018"),
-    "interpolating":    Recipe("continuous",  "interpolated", "augmented", "exact",  "vjp", ADJOINT,
+    "backsolve_plain":  Recipe("continuous",  "backsolved_plain", "augmented", "exact", "vjp", AUGMENTED,
+                               "Chen, Rubanova, Bettencourt & Duvenaud, NeurIPS 2018, algorithm 1"),
+    "backsolve_checkpointed":
+                        Recipe("continuous",  "backsolved_checkpointed", "augmented", "exact", "vjp",
+                               (*AUGMENTED, "checkpoints"), "Rackauckas et al., arXiv:2001.04385 (2020)"),
+    "backsolve":        Recipe("continuous",  "backsolved",   "augmented", "exact",  "vjp", AUGMENTED,
+                               "Chen, Rubanova, Bettencourt & Duvenaud, NeurIPS 2018, algorithm 2"),
+    "interpolating":    Recipe("continuous",  "interpolated", "augmented", "exact",  "vjp", AUGMENTED,
                                "Hindmarsh & Serban, CVODES; Cao et al., SIAM J. Sci. Comput. 24 (2003)"),
+    "quadrature":       Recipe("continuous",  "interpolated", "adaptive",  "exact",  "vjp", ADJOINT,
+                               "Kim et al., Chaos 31 (2021); Piessens et al., QUADPACK (1983)"),
+    "gauss":            Recipe("continuous",  "interpolated", "gauss",     "exact",  "vjp", ADJOINT,
+                               "Norcliffe & Deisenroth, TMLR (2023)"),
+    "gauss_kronrod":    Recipe("continuous",  "interpolated", "gauss_kronrod", "exact", "vjp", ADJOINT,
+                               "Norcliffe & Deisenroth, TMLR (2023); Kronrod (1965)"),
 }
 
 

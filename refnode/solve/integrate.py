@@ -7,9 +7,10 @@ import collections
 
 import numpy as np
 from numba import types
+from numba.extending import overload
 
 from refnode.host_device import (
-    BLOCK, INTEGERS, MATRIX, RHS, VECTOR, driver, higher_order, host_device)
+    BLOCK, INLINED, INTEGERS, MATRIX, RHS, VECTOR, driver, higher_order, host_device, python_form)
 from refnode.linalg import copy_into, first_non_finite
 from refnode.solve.step_size import (
     FACTOR_MIN, H_MAX, error_norm, first_step, rejection_factor, step_factor)
@@ -163,9 +164,7 @@ def controlled_step(f, method, tolerance, t, target, theta, clock, counts, y, y1
         if cut:
             t_next = target
         h = t_next - t
-        explicit_rk_step(f, method.A, method.b, method.c, t, h, y, theta, tape, k, z, y1)
-        counts[EVALUATIONS] += method.b.shape[0]
-        error = error_norm(method.E, h, k, y, y1, tolerance.rtol, tolerance.atol, tolerance.blocks)
+        error = attempt(f, method, tolerance, t, h, y, theta, counts, y1, k, tape, z)
         if error < 1.0:
             size_next = next_size(control, clock, error, abs(h), rejected)
             clock[H] = max(size_next, size) if cut else size_next
@@ -184,6 +183,40 @@ def controlled_step(f, method, tolerance, t, target, theta, clock, counts, y, y1
         if halvings > MAX_HALVINGS:
             clock[H] = size
             return NON_FINITE, t
+
+
+@higher_order
+def step_and_test(f, method, tolerance, t, h, y, theta, counts, y1, k, tape, z):
+    """A step of length h of the whole state at once; returns its error norm."""
+    explicit_rk_step(f, method.A, method.b, method.c, t, h, y, theta, tape, k, z, y1)
+    counts[EVALUATIONS] += method.b.shape[0]
+    return error_norm(method.E, h, k, y, y1, tolerance.rtol, tolerance.atol, tolerance.blocks)
+
+
+ATTEMPTS = {}                # type of a system -> its own body for a trial step, in place of `step_and_test`
+
+
+def attempt_of(system):
+    """Decorator: register a body for a trial step of a named-tuple type, as `right_hand_side_of` does for its slope."""
+    def register(body):
+        ATTEMPTS[system] = higher_order(body)
+        return ATTEMPTS[system]
+    return register
+
+
+def attempt(f, method, tolerance, t, h, y, theta, counts, y1, k, tape, z):
+    """A trial step from y to y1: returns its error norm, at least 1 if it is to be rejected."""
+    body = python_form(ATTEMPTS.get(type(f), step_and_test))
+    return body(f, method, tolerance, t, h, y, theta, counts, y1, k, tape, z)
+
+
+@overload(attempt, jit_options=INLINED)
+def _attempt(f, method, tolerance, t, h, y, theta, counts, y1, k, tape, z):
+    body = ATTEMPTS.get(f.instance_class, step_and_test)
+
+    def implementation(f, method, tolerance, t, h, y, theta, counts, y1, k, tape, z):
+        return body(f, method, tolerance, t, h, y, theta, counts, y1, k, tape, z)
+    return implementation
 
 
 @host_device

@@ -15,11 +15,12 @@ Plain = collections.namedtuple("Plain", ["f"])
 RIGHT_HAND_SIDES = {}
 
 
-def right_hand_side_of(system):
-    """Decorator: register a body ``(system, t, y, theta, tape, dy)`` for a named-tuple type."""
+def right_hand_side_of(*systems):
+    """Decorator: register a body ``(system, t, y, theta, tape, dy)`` for one or more named-tuple types."""
     def register(body):
-        RIGHT_HAND_SIDES[system] = higher_order(body)
-        return RIGHT_HAND_SIDES[system]
+        compiled = higher_order(body)
+        RIGHT_HAND_SIDES.update(dict.fromkeys(systems, compiled))
+        return compiled
     return register
 
 
