@@ -218,9 +218,16 @@ def test_no_horizon_of_the_catalogue_warns(sensitivity, name):
 
 
 def test_growth_is_that_of_the_exponential():
-    """y' = k y over T: exactly e^(k T) in y(T), whatever the units, but relative to y0 no more than 1."""
-    found = gradient(CATALOGUE["twin_growth"](), "interpolating", rtol=1e-9)
-    seeds_free = reliability.sensitivity_growth(
-        np.array([1.0]), np.empty((0, 1)), np.array([np.exp(3.0)]),
-        type("Seeds", (), {"ys_bar": np.empty((0, 1)), "y1_bar": np.array([2.0])}), np.array([2.0 * np.exp(3.0)]))
-    assert seeds_free == pytest.approx(np.exp(3.0)) and found.stats["growth"] > 1.0
+    """y(T) = y0 e^3 seen with weight 2: a relative change of y0 is one of y(T), but sizes are the largest on the way."""
+    end = np.exp(3.0)
+    growth = reliability.sensitivity_growth(np.array([1.0]), np.empty((0, 1)), np.array([end]), np.empty((0, 1)),
+                                            np.array([2.0]), np.array([2.0 * end]))
+    assert growth == pytest.approx(end)
+
+
+def test_growth_weighs_states_by_their_sizes():
+    ys, ys_bar = np.array([[3.0, 0.5]]), np.array([[1.0, -8.0]])
+    growth = reliability.sensitivity_growth(np.array([-2.0, 0.25]), ys, np.array([1.0, 0.125]), ys_bar, np.zeros(2),
+                                            np.array([4.0, -20.0]))
+    assert growth == 12.0 / 4.0
+    assert reliability.sensitivity_growth(np.zeros(2), ys, np.zeros(2), 0.0 * ys_bar, np.zeros(2), np.zeros(2)) == 0.0

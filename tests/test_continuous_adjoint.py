@@ -232,7 +232,7 @@ def test_path_is_the_dense_output_of_the_solve(method, t1):
     times, y, k, k_extra, _ = forward.stored()
     out = np.empty(4)
     for t in [*np.linspace(0.0, t1, 23), *times]:
-        read_path(options.tableau.P, times, y, k, k_extra, t, forward.w, out)
+        read_path(options.tableau.P, times, y, k, k_extra, t, forward.storage.w, out)
         np.testing.assert_allclose(out, dense(t), rtol=0.0, atol=1e-12)
 
 

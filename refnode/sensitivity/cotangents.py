@@ -158,7 +158,8 @@ def cotangents_of(problem, forward, seeds, y0_bar, theta_bar, stats):
     """`Cotangents` from those of the flow's y0 and of theta: adds those of the times, through f with the
     steps held, and drops a running cost's state. ``forward`` has ``ys`` (K, n) and ``y1``."""
     slopes = slopes_of(problem.flow_field, problem, problem.flow_y0, forward.ys, forward.y1)
-    growth = sensitivity_growth(problem.flow_y0, forward.ys, forward.y1, seeds, y0_bar)
+    growth = sensitivity_growth(problem.flow_y0, np.ascontiguousarray(forward.ys), forward.y1, seeds.ys_bar,
+                                seeds.y1_bar, y0_bar)
     warn_of_horizon(growth, solved_tolerance(getattr(forward, "forward", forward)))
     ts_bar = time_cotangent(seeds.ys_bar, slopes[1:-1])
     t1_bar = float(time_cotangent(seeds.y1_bar, slopes[-1]))

@@ -4,6 +4,7 @@ import warnings
 import numpy as np
 
 from refnode.errors import GradientWarning
+from refnode.host_device import host_device
 
 DRIFT_WARNING = 100.0      # difference of a reconstructed y from the known one, in units of its tolerance,
 DRIFT_OF_SIZE = 0.05       # or of its size, where that is less
@@ -35,14 +36,19 @@ def warn_of_drift(reconstruction, stats, rtol):
 
 # --- horizons -------------------------------------------------------------------------------------
 
-def sensitivity_growth(y0, ys, y1, seeds, y0_bar):
+@host_device
+def sensitivity_growth(y0, ys, y1, ys_bar, y1_bar, y0_bar):
     """max_m |lam_m(t0)| Y_m over max_km |y_bar_km| Y_m, with Y_m the largest |y_m| at t0, t1 and observations.
 
-    The relative effect of a relative change of y0 on what the seeds weigh. Implements (ADJ-11).
+    The relative effect of a relative change of y0 on what the cotangents weigh. Implements (ADJ-11).
     """
-    size = np.abs(np.vstack([y0, ys, y1])).max(axis=0)
-    seen = max(np.max(np.abs(seeds.ys_bar) * size, initial=0.0), np.max(np.abs(seeds.y1_bar) * size, initial=0.0))
-    return float(np.max(np.abs(y0_bar) * size, initial=0.0) / seen) if seen > 0.0 else 0.0
+    felt, seen = 0.0, 0.0
+    for m in range(y0.shape[0]):
+        size, weight = max(abs(y0[m]), abs(y1[m])), abs(y1_bar[m])
+        for k in range(ys.shape[0]):
+            size, weight = max(size, abs(ys[k, m])), max(weight, abs(ys_bar[k, m]))
+        felt, seen = max(felt, abs(y0_bar[m]) * size), max(seen, weight * size)
+    return felt / seen if seen > 0.0 else 0.0
 
 
 def warn_of_horizon(growth, rtol):
