@@ -38,12 +38,12 @@ UNRELIABLE = {
 }
 
 
-def outcome(problem, sensitivity, rtol, atol):
+def outcome(problem, sensitivity, rtol, atol, **options):
     """(what it said: "nothing", "warned" or "raised"; the gradient or None)."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", GradientWarning)
         try:
-            found = gradient(problem, sensitivity, rtol=rtol, atol=atol)
+            found = gradient(problem, sensitivity, rtol=rtol, atol=atol, **options)
         except IntegrationError:
             return "raised", None
     return "warned" if any(issubclass(each.category, GradientWarning) for each in caught) else "nothing", found
