@@ -168,3 +168,8 @@ def forward_stats(forward):
     """What a forward solve counted."""
     counts = forward.counts.tolist()
     return {"nfev": counts[EVALUATIONS], "n_steps": counts[STEPS], "n_rejected": counts[REJECTED]}
+
+
+def memory_stats(times, *history):
+    """Bytes of the arrays held for a reverse sweep at its peak: the times of the steps, and all else."""
+    return {"history_bytes": sum(array.nbytes for array in history), "times_bytes": times.nbytes}

@@ -5,6 +5,7 @@ import numpy as np
 
 from refnode.checks import require_problem
 from refnode.errors import InvalidInputError, MissingDerivativeError
+from refnode.sensitivity.checkpointing import pull_checkpointed
 from refnode.sensitivity.continuous_adjoint import pull_backsolved, pull_interpolated
 from refnode.sensitivity.cotangents import (
     Gradient, Seeds, cotangents_of, forward_stats, require_finite, slopes_of)
@@ -135,6 +136,9 @@ PULLS = {                # (equation, reversal) -> pull(problem, recipe, options
     ("variational", None): _pull_by_tangents,
     ("tangent", "stored"): _pull_by_tangents,
     ("transpose", "stored"): pull_stored,
+    ("transpose", "binomial"): pull_checkpointed,
+    ("transpose", "online"): pull_checkpointed,
+    ("transpose", "uniform"): pull_checkpointed,
     ("continuous", "backsolved"): pull_backsolved,
     ("continuous", "interpolated"): pull_interpolated,
 }

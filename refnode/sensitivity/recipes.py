@@ -13,7 +13,7 @@ class Recipe:
     ----------
     equation : "variational", "tangent", "transpose" or "continuous"
         What is integrated or summed: (VAR-1), (DISC-1), (DISC-2), or (ADJ-2) with (ADJ-3).
-    reversal : "stored", "interpolated", "backsolved" or None
+    reversal : "stored", "interpolated", "backsolved", "binomial", "online", "uniform", "partner" or None
         How the reverse sweep gets y back.
     quadrature : "augmented" or None
         How the integral of lam^T df/dtheta is summed.
@@ -40,12 +40,20 @@ def _positive(name, value):
         raise InvalidInputError(f"{name} must be a positive number, found {value!r}")
 
 
+def _positive_integer(name, value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise InvalidInputError(f"{name} must be a positive integer, the number of states that may be held; "
+                                f"found {value!r}")
+
+
 OWN_OPTIONS = {          # name -> what checks its value
     "adjoint_rtol": _positive, "adjoint_atol": _positive,
     "tangent_rtol": _positive, "tangent_atol": _positive,
+    "checkpoints": _positive_integer,
 }
 ADJOINT = ("adjoint_rtol", "adjoint_atol")
 TANGENT = ("tangent_rtol", "tangent_atol")
+CHECKPOINTS = ("checkpoints",)
 
 RECIPES = {
     #                          equation       reversal        quadrature   truth     needs  options
@@ -55,6 +63,12 @@ RECIPES = {
                                "Griewank & Walther, Evaluating Derivatives (2008), ch. 3"),
     "discrete":         Recipe("transpose",   "stored",       None,        "frozen", "vjp", (),
                                "Hager, Numer. Math. 87 (2000); Sanz-Serna, SIAM Rev. 58 (2016)"),
+    "checkpointed":     Recipe("transpose",   "binomial",     None,        "frozen", "vjp", CHECKPOINTS,
+                               "Griewank & Walther, ACM Trans. Math. Softw. 26 (2000)"),
+    "online":           Recipe("transpose",   "online",       None,        "frozen", "vjp", CHECKPOINTS,
+                               "Wang, Moin & Iaccarino, SIAM J. Sci. Comput. 31 (2009)"),
+    "sqrt":             Recipe("transpose",   "uniform",      None,        "frozen", "vjp", (),
+                               "Griewank & Walther, Evaluating Derivatives (2008), ch. 12"),
     "backsolve":        Recipe("continuous",  "backsolved",   "augmented", "exact",  "vjp", ADJOINT,
                                "Chen, Rubanova, Bettencourt & Duvenaud, NeurIPS 2018"),
     "interpolating":    Recipe("continuous",  "interpolated", "augmented", "exact",  "vjp", ADJOINT,
