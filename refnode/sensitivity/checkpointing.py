@@ -286,11 +286,11 @@ def pull_cotangents_again(forward, seeds):
                               "nfev_recomputed": int(plan[EVALUATIONS]), **memory}
 
 
-def sweep(driver_, forward, arguments, plan):
-    """Run a reverse driver to its end, returning to Python now and then; plan[END] counts the steps left."""
+def sweep(driver_, forward, arguments, plan, one_step=False):
+    """Run a reverse driver to its end, or for one step, returning to Python now and then; plan[END] steps are left."""
     entry, functions = entry_point(driver_, forward.field, forward.options.specialize, "f", "vjp")
     try:
-        run_slices(entry, (*functions, arguments), plan, SLICE, forward.field.pace)
+        run_slices(entry, (*functions, arguments), plan, SLICE, forward.field.pace, one_step)
     except Exception as error:
         error.add_note(where("vjp", forward.log[plan[END]], plan[END]))
         raise

@@ -13,6 +13,7 @@ from refnode.sensitivity.discrete_adjoint import pull_stored
 from refnode.sensitivity.forward import discrete_tangents, variational_tangents
 from refnode.sensitivity.jumps import initial_tangent, observation_tangent
 from refnode.sensitivity.recipes import OWN_OPTIONS, RECIPES, recipe_named
+from refnode.sensitivity.symplectic_adjoint import pull_symplectic
 from refnode.solve.integrate import FINISHED
 from refnode.solve.options import SolveOptions
 from refnode.solve.solution import solution_of
@@ -27,10 +28,11 @@ def gradient(problem, sensitivity="discrete", **options):
         With a loss.
     sensitivity : str
         A name in `refnode.sensitivity.recipes.RECIPES`: "forward", "discrete_forward", "discrete",
-        "backsolve" or "interpolating".
+        "checkpointed", "online", "sqrt", "symplectic", "backsolve" or "interpolating".
     **options
-        Those of `solve`, and ``adjoint_rtol, adjoint_atol`` (continuous adjoints) or ``tangent_rtol,
-        tangent_atol`` (forward), by default those of the solve. The absolute tolerance of an adjoint
+        Those of `solve`; ``checkpoints``, the states that "checkpointed" and "online" may hold (100); and
+        ``adjoint_rtol, adjoint_atol`` (continuous adjoints) or ``tangent_rtol, tangent_atol`` (forward), by
+        default those of the solve. The absolute tolerance of an adjoint
         counts in units of the largest cotangent, so that scaling the loss scales the gradient exactly.
 
     Returns
@@ -139,6 +141,7 @@ PULLS = {                # (equation, reversal) -> pull(problem, recipe, options
     ("transpose", "binomial"): pull_checkpointed,
     ("transpose", "online"): pull_checkpointed,
     ("transpose", "uniform"): pull_checkpointed,
+    ("transpose", "partner"): pull_symplectic,
     ("continuous", "backsolved"): pull_backsolved,
     ("continuous", "interpolated"): pull_interpolated,
 }

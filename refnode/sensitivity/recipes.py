@@ -69,6 +69,8 @@ RECIPES = {
                                "Wang, Moin & Iaccarino, SIAM J. Sci. Comput. 31 (2009)"),
     "sqrt":             Recipe("transpose",   "uniform",      None,        "frozen", "vjp", (),
                                "Griewank & Walther, Evaluating Derivatives (2008), ch. 12"),
+    "symplectic":       Recipe("transpose",   "partner",      None,        "frozen", "vjp", (),
+                               "Sanz-Serna, SIAM Rev. 58 (2016); Matsubara et al., NeurIPS 2021"),
     "backsolve":        Recipe("continuous",  "backsolved",   "augmented", "exact",  "vjp", ADJOINT,
                                "Chen, Rubanova, Bettencourt & Duvenaud, NeurIPS 2018"),
     "interpolating":    Recipe("continuous",  "interpolated", "augmented", "exact",  "vjp", ADJOINT,
