@@ -28,7 +28,7 @@ UNITS = {"robertson": Units(state=1e-5, tangent=1e-12, adjoint=1e-14)}
 
 # What a recipe integrates under error control. Frozen steps have the errors of the tangent, uncontrolled.
 SYSTEM = {"forward": "forward", "backsolve": "backsolve", "interpolating": "interpolating",
-          "discrete": "forward", "discrete_forward": "forward"}
+          **{name: "forward" for name, recipe in RECIPES.items() if recipe.truth == "frozen"}}
 
 
 class Case:
