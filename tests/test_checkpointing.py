@@ -9,7 +9,9 @@ import gradients
 from gradients import ADAPTIVE, METHODS, flat, python_field, random_seeds
 from refnode import losses
 from refnode.errors import InvalidInputError
+from refnode.fields.field import VectorField
 from refnode.fields.neural import mlp_field
+from refnode.host_device import python_form
 from refnode.problems.catalogue import CATALOGUE
 from refnode.problems.problem import Problem
 from refnode.sensitivity import checkpoint_schedule, checkpointing
@@ -172,9 +174,9 @@ def test_same_bits_for_every_method(name, sensitivity):
 
 @pytest.mark.parametrize("sensitivity", BIT_IDENTICAL)
 def test_same_bits_with_a_running_cost_and_backwards(sensitivity):
-    cost = losses.running_cost(lambda t, y, theta: y[0] ** 2, lambda t, y, theta, t_tan, y_tan, theta_tan:
-                               2.0 * y[0] * y_tan[0], lambda t, y, theta, g_bar: (
-                                   0.0, np.array([2.0 * y[0] * g_bar, 0.0]), np.zeros(theta.size)))
+    def g_vjp(t, y, theta, g_bar, t_bar, y_bar, theta_bar):
+        y_bar[0] += 2.0 * y[0] * g_bar
+    cost = losses.running_cost(lambda t, y, theta: y[0] ** 2, g_vjp=g_vjp)
     problem = CATALOGUE["forced_oscillator"]()
     problem = problem.replace(t0=problem.t1, t1=problem.t0, ts=problem.ts[::-1], loss=problem.loss + cost)
     options = {"rtol": 1e-5}
@@ -222,20 +224,24 @@ def test_plain_python_fields(sensitivity):
     same_bits(gradient(plain, sensitivity, n_steps=9), gradient(plain, "discrete", n_steps=9))
 
 
-def test_a_wrong_time_of_the_first_slope_is_caught(monkeypatch):
-    """Where t_i + h_i is not t_(i+1), the slope computed at t_(i+1) has other bits."""
-    problem = CATALOGUE["forced_oscillator"]().replace(t0=0.1, t1=3.7, ts=None, loss=losses.sum_of_squares())
-    problem = problem.replace(field=python_field(problem.field))
-    times = np.linspace(0.1, 3.7, 12)
-    assert np.any(times[:-1] + np.diff(times) != times[1:])
+def test_the_time_of_the_first_slope_counts(monkeypatch):
+    """A step from -0.3 to 0.0123 ends at t + h one bit beside its target, and that is where its last slope is
+    computed. The same bits need that time; the target itself, tried here, gives others."""
+    def f_vjp(t, y, theta, dy_bar):
+        return 0.0, -np.sin(1e6 * t) * theta * np.sin(y) * dy_bar, np.sin(1e6 * t) * np.cos(y) * dy_bar
+    field = VectorField(lambda t, y, theta: np.sin(1e6 * t) * theta * np.cos(y), vjp=f_vjp)
+    problem = Problem(field, [0.5], [1.0], (-0.3, 0.4), ts=[0.0123, 0.4], loss=losses.sum_of_squares())
+    options = {"tstops": True, "first_step": 1.0, "rtol": 1e3, "atol": 1e3}
+    t, t_next = gradients.step_times(problem, options)[:2]
+    assert t + (t_next - t) != t_next == 0.0123
+    expected = gradient(problem, "discrete", **options)
+    same_bits(gradient(problem, "checkpointed", checkpoints=1, **options), expected)
 
     def first_slope(f, times, i, y, theta, tape, slope, plan):
         f(times[i], y, theta, tape, slope)
-    expected = flat(gradient(problem, "discrete", n_steps=11))
-    wrong = checkpointing.python_form(checkpointing.pull_with_checkpoints)
+    wrong = python_form(python_form(checkpointing.checkpointed_adjoint).__globals__["pull_with_checkpoints"])
     monkeypatch.setitem(wrong.__globals__, "first_slope", first_slope)
-    found = flat(gradient(problem, "checkpointed", n_steps=11, checkpoints=2))
-    assert np.any(found != expected) and gradients.block_error(problem, found, expected) <= 1e-12
+    assert np.any(flat(gradient(problem, "checkpointed", checkpoints=1, **options)) != flat(expected))
 
 
 # --- steps taken again ----------------------------------------------------------------------------
@@ -292,12 +298,12 @@ def test_bytes_held_are_those_of_the_law(sensitivity, method):
                                                  problem.field.tape_size)
             measured.append(stats["history_bytes"])
         growth = {"discrete": 4.0, "symplectic": 4.0, "sqrt": 2.0}.get(sensitivity, 1.0)
-        assert measured[2] / measured[1] == pytest.approx(growth, rel=0.12)
+        assert (measured[2] - measured[1]) == pytest.approx(growth * (measured[1] - measured[0]), rel=0.02)
 
 
 def test_fewer_checkpoints_than_allowed_are_counted_as_used():
-    few = gradient(CATALOGUE["lorenz"](), "checkpointed", method="rk4", n_steps=4, checkpoints=50).stats
-    assert few["history_bytes"] == law("checkpointed", 4, 4, 3, 4, 0, 0)
+    few = gradient(CATALOGUE["logistic"](), "checkpointed", method="rk4", n_steps=4, checkpoints=50).stats
+    assert few["history_bytes"] == law("checkpointed", 4, 4, 1, 4, 0, 0)
 
 
 # --- what is refused ------------------------------------------------------------------------------

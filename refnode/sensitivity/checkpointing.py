@@ -192,7 +192,7 @@ def first_slope(f, times, i, y, theta, tape, slope, plan):
     plan[EVALUATIONS] += 1
 
 
-@host_device
+@higher_order
 def recorded(s, row, k, tape, position):
     """Slopes of a recorded step, and its tape, with a row of scratch behind; tapes are kept unless RECOMPUTE."""
     kept = tape.shape[1] > 0 and not position[RECOMPUTE]
