@@ -29,8 +29,7 @@ from refnode.steppers.system import Plain
 PARTNER_TYPES = types.Tuple((
     MATRIX, VECTOR, VECTOR, MATRIX, MATRIX, MATRIX, VECTOR,      # A, b, c, E, P, A_extra, c_extra
     MATRIX, VECTOR,                                              # A_partner, b_partner
-    VECTOR, MATRIX, VECTOR,                                      # times, states, theta
-    MATRIX, MATRIX, BLOCK, MATRIX,                               # y, k, k_extra, tape: of one step
+    VECTOR, MATRIX, MATRIX, MATRIX, BLOCK, MATRIX, VECTOR,       # times, states; y, k, k_extra, tape of one step; theta
     VECTOR, INTEGERS, INTEGERS, INTEGERS,                        # ts, ys_step, position, plan
     MATRIX, VECTOR, VECTOR, VECTOR, VECTOR, VECTOR,              # ys_bar, lam, lam1, lam_stage, z, z_bar
     MATRIX, MATRIX, MATRIX,                                      # k_bar, k_extra_bar, lam_rates
@@ -57,8 +56,8 @@ def symplectic_adjoint(f, f_vjp, arguments):
 
 
 @higher_order
-def pull_by_partner(f, f_vjp, A, b, c, E, P, A_extra, c_extra, A_partner, b_partner, times, states, theta, y, k,
-                    k_extra, tape, ts, ys_step, position, plan, ys_bar, lam, lam1, lam_stage, z, z_bar, k_bar,
+def pull_by_partner(f, f_vjp, A, b, c, E, P, A_extra, c_extra, A_partner, b_partner, times, states, y, k, k_extra,
+                    tape, theta, ts, ys_step, position, plan, ys_bar, lam, lam1, lam_stage, z, z_bar, k_bar,
                     k_extra_bar, lam_rates, w, t_rate, grad_rate, grad):
     """Moves lam (n,) from the last state to the first; adds to grad (p,). plan[END] counts down.
 
@@ -149,11 +148,10 @@ class PartnerSweep:
         self.lam, self.grad = seeds.y1_bar.copy(), np.zeros(forward.theta.size)
         self.y, self.k = np.empty((2, n)), np.empty((s + 1, n))
         self.arguments = (
-            *forward.method, *partner_method(*forward.method[:2]), forward.log, forward.states, forward.theta,
-            self.y, self.k, np.empty_like(forward.k_extra), forward.tape, forward.ts, forward.ys_step,
-            self.position, self.plan, seeds.ys_bar, self.lam, *np.empty((4, n)), np.empty((s + 1, n)),
-            np.empty((extra, n)), np.zeros((s + 1, n)), np.empty_like(forward.w), np.zeros(1),
-            np.empty_like(self.grad), self.grad)
+            *forward.method, *partner_method(*forward.method[:2]), forward.log, forward.states, self.y, self.k,
+            np.empty_like(forward.k_extra), forward.tape, forward.theta, forward.ts, forward.ys_step, self.position,
+            self.plan, seeds.ys_bar, self.lam, *np.empty((4, n)), np.empty((s + 1, n)), np.empty((extra, n)),
+            np.zeros((s + 1, n)), np.empty_like(forward.w), np.zeros(1), np.empty_like(self.grad), self.grad)
 
     def run(self, one_step=False):
         """To t0, or over one step."""
