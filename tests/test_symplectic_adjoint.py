@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import gradients
-from gradients import ADAPTIVE, METHODS, block_error, flat, python_field, random_seeds
+from gradients import ADAPTIVE, METHODS, block_error, flat, python_field, random_seeds, weighted_error
 from refnode import losses
 from refnode.fields.neural import mlp_field
 from refnode.host_device import python_form
@@ -42,9 +42,13 @@ def test_equals_the_transpose_for_every_method(method):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_equals_the_transpose_on_every_problem(name):
+    """Each entry in units of its input: in lorenz and kepler small ones are differences of large ones, and there
+    `discrete` itself is 1.4e-12 and 2.8e-13 of its block from complex steps."""
+    problem = CATALOGUE[name]()
     for options in [{"method": method, "n_steps": 24} for method in METHODS] + [
             {"method": method, "rtol": 1e-5, "atol": 1e-8} for method in ADAPTIVE]:
-        assert difference(CATALOGUE[name](), **options) <= ROUNDING
+        found, expected = (flat(gradient(problem, each, **options)) for each in ("symplectic", "discrete"))
+        assert weighted_error(problem, found, expected) <= ROUNDING
 
 
 @pytest.mark.parametrize("options", [{"method": "dop853", "n_steps": 7}, {"method": "dopri5", "rtol": 1e-7}],

@@ -27,7 +27,8 @@ class Cotangents:
     ts : ndarray, shape (K,), [loss/time]
         With respect to each observation time; empty if the problem observes t1 itself, which then has it.
     stats : dict
-        Counts of evaluations, steps and rejected steps, forward and reverse.
+        Counts of evaluations, steps and rejected steps, forward and reverse; of the discrete recipes also the
+        steps taken again, and the bytes held for the reverse sweep (see `memory_stats`).
     """
 
     y0: np.ndarray
