@@ -223,8 +223,10 @@ def pull_checkpointed(problem, recipe, options, own, seeds_of):
         forward.place(*uniform_plan(slots, forward.n_steps))     # the first sweep did not know where
     seeds = seeds_of(forward)
     y0_bar, theta_bar, stats = pull_cotangents_again(forward, seeds)
-    forward.give_back_tape()
-    return cotangents_of(problem, forward, seeds, y0_bar, theta_bar, {**forward_stats(forward), **stats}), forward
+    stats = {**forward_stats(forward), **stats}
+    cotangents = cotangents_of(problem, forward, seeds, y0_bar, theta_bar, stats)
+    forward.give_back()
+    return cotangents, forward
 
 
 def binomial_plan(slots, known_steps):
@@ -257,7 +259,7 @@ class Segment:
         self.k = np.empty((length * s + 1, forward.n))
         self.k_extra = np.empty_like(forward.k_extra)
         rows = length * s + 2
-        self.recompute = int(8 * rows * field.tape_size > run.TAPE_BUDGET)
+        self.recompute = int(length > 1 and 8 * rows * field.tape_size > run.TAPE_BUDGET)
         self.tape = forward.tape if length == 1 or self.recompute else field.take_tape(rows)
         self.used_tape = self.tape[:s + 2 if self.recompute else rows]
 
@@ -276,7 +278,7 @@ def pull_cotangents_again(forward, seeds):
     sweep(checkpointed_adjoint, forward, (
         *forward.method, forward.log, segment.y, segment.k, segment.k_extra, segment.tape, forward.theta,
         forward.ts, forward.ys_step, position, seeds.ys_bar, y_bar, *np.empty((3, n)), np.empty((s + 1, n)),
-        np.empty((forward.k_extra.shape[1], n)), np.empty_like(forward.w), np.zeros(1), np.zeros(1), theta_bar,
+        np.empty((forward.k_extra.shape[1], n)), np.empty_like(forward.storage.w), np.zeros(1), np.zeros(1), theta_bar,
         forward.states, steps, slots, plan), plan)
     for j in range(position[OBSERVATION]):                      # what is left was observed at t0
         observation_jump(y_bar, seeds.ys_bar[j])

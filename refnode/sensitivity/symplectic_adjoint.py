@@ -151,7 +151,7 @@ class PartnerSweep:
             *forward.method, *partner_method(*forward.method[:2]), forward.log, forward.states, self.y, self.k,
             np.empty_like(forward.k_extra), forward.tape, forward.theta, forward.ts, forward.ys_step, self.position,
             self.plan, seeds.ys_bar, self.lam, *np.empty((4, n)), np.empty((s + 1, n)), np.empty((extra, n)),
-            np.zeros((s + 1, n)), np.empty_like(forward.w), np.zeros(1), np.empty_like(self.grad), self.grad)
+            np.zeros((s + 1, n)), np.empty_like(forward.storage.w), np.zeros(1), np.empty_like(self.grad), self.grad)
 
     def run(self, one_step=False):
         """To t0, or over one step."""
@@ -185,5 +185,6 @@ def pull_symplectic(problem, recipe, options, own, seeds_of):
     partner = PartnerSweep(forward, seeds_of(forward))
     partner.run()
     stats = {**forward_stats(forward), **partner.stats()}
-    forward.give_back_tape()
-    return cotangents_of(problem, forward, partner.seeds, partner.lam, partner.grad, stats), forward
+    cotangents = cotangents_of(problem, forward, partner.seeds, partner.lam, partner.grad, stats)
+    forward.give_back()
+    return cotangents, forward
