@@ -238,8 +238,8 @@ def test_the_time_of_the_first_slope_counts(monkeypatch):
 
     def first_slope(f, times, i, y, theta, tape, slope, plan):
         f(times[i], y, theta, tape, slope)
-    wrong = python_form(python_form(checkpointing.checkpointed_adjoint).__globals__["pull_with_checkpoints"])
-    monkeypatch.setitem(wrong.__globals__, "first_slope", first_slope)
+    twin = python_form(checkpointing.checkpointed_adjoint).__globals__["pull_with_checkpoints"]
+    monkeypatch.setitem(twin.__globals__, "first_slope", first_slope)      # un-jitted: nothing wrong is cached
     assert np.any(flat(gradient(problem, "checkpointed", checkpoints=1, **options)) != flat(expected))
 
 

@@ -133,8 +133,8 @@ def test_lambda_dot_delta_is_conserved(name, method):
 # --- partners that are wrong on purpose -----------------------------------------------------------
 
 def mutant_difference(monkeypatch, method="dopri5", **replaced):
-    """`difference` with some functions of the module replaced, un-jitted."""
-    twin = python_form(python_form(symplectic_adjoint.symplectic_adjoint).__globals__["pull_by_partner"])
+    """`difference` with some functions of the module replaced, un-jitted: nothing wrong reaches the cache."""
+    twin = python_form(symplectic_adjoint.symplectic_adjoint).__globals__["pull_by_partner"]
     inner = twin.__globals__["partner_step"]
     for name, function in replaced.items():
         if name == "partner_method":
