@@ -72,6 +72,9 @@ CASES = {
     "discrete_adjoint": lambda problem, **options: gradient(problem, "discrete", **options),
     "integrate_samples": lambda problem, **options: solve_batch(pair_of(problem), **options),
     "discrete_adjoint_samples": lambda problem, **options: gradient_batch(pair_of(problem), **options),
+    "integrate_with_checkpoints": lambda problem, **options: gradient(problem, "online", checkpoints=3, **options),
+    "checkpointed_adjoint": lambda problem, **options: gradient(problem, "checkpointed", checkpoints=2, **options),
+    "symplectic_adjoint": lambda problem, **options: gradient(problem, "symplectic", **options),
     "slopes_at": lambda problem, **options: gradient(problem, "discrete", **options),
 }
 

@@ -6,6 +6,7 @@ from refnode.evidence.gradient_claims import Case, lengths, loss_at, tight_gradi
 from refnode.evidence.row import block_scale, flat, input_vector
 from refnode.evidence.stepper_claims import errors_over_steps, order_problems, state_error
 from refnode.gradcheck import finite_difference_jvp, finite_difference_sweep
+from refnode.sensitivity.recipes import RECIPES
 from refnode.steppers.tableaus import TABLEAUS
 
 PROBLEM = "lotka_volterra"
@@ -69,8 +70,8 @@ def evaluations(gradient, problem):
     stats, stages = gradient.stats, TABLEAUS["dopri5"].s
     directions = problem.y0.size + problem.theta.size
     reverse = stats.get("nfev_reverse", 0)
-    if gradient.sensitivity == "discrete":
-        reverse = stages * stats["n_steps_reverse"]
+    if RECIPES[gradient.sensitivity].equation == "transpose":
+        reverse = stages * stats["n_steps_reverse"] + stats.get("nfev_recomputed", 0)
     if gradient.sensitivity == "discrete_forward":
         reverse = stages * stats["n_steps"] * directions
     if gradient.sensitivity == "forward":

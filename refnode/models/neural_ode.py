@@ -221,8 +221,8 @@ DRIVERS = {         # of a recipe: what it needs beside the forward driver and t
     "discrete": "refnode.sensitivity.discrete_adjoint:discrete_adjoint",
     "discrete_forward": "refnode.sensitivity.discrete_adjoint:discrete_tangent",
     "forward": "refnode.sensitivity.forward:integrate_variational",
-    "backsolve": "refnode.sensitivity.continuous_adjoint:integrate_backsolve",
-    "interpolating": "refnode.sensitivity.continuous_adjoint:integrate_interpolated",
+    "backsolve": "refnode.sensitivity.equations:integrate_backsolve",
+    "interpolating": "refnode.sensitivity.equations:integrate_interpolated",
 }
 
 

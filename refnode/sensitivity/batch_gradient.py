@@ -9,7 +9,7 @@ from refnode.errors import IntegrationError, InvalidInputError
 from refnode.host_device import (
     BLOCK, INTEGERS, MATRIX, RHS, RHS_VJP, VECTOR, driver, higher_order, host_device)
 from refnode.sensitivity.cotangents import fill_slopes, require_finite
-from refnode.sensitivity.discrete_adjoint import OBSERVATION, SLICE, STEP, pull_through_steps
+from refnode.sensitivity.discrete_adjoint import OBSERVATION, OFFSET, SLICE, STEP, pull_through_steps
 from refnode.sensitivity.forward_solve import check_first_call
 from refnode.sensitivity.gradient import checked_call, gradient
 from refnode.sensitivity.jumps import initial_time_cotangent, time_cotangent
@@ -19,7 +19,7 @@ from refnode.solve.batch import (
 from refnode.solve.integrate import EVALUATIONS, FINISHED, KEEP_TAPE, REJECTED, RUNNING, STEP_TOO_SMALL, STEPS
 from refnode.solve.run import entry_point, run_slices, where
 
-KEPT = 4                     # walk: the position within one sample (STEP ... RECOMPUTE), and whether the pool has tapes
+KEPT = OFFSET + 1            # walk: the position within one sample (STEP ... OFFSET), and whether the pool has tapes
 
 ADJOINT_SAMPLES_TYPES = types.Tuple((
     MATRIX, VECTOR, VECTOR, MATRIX, MATRIX, MATRIX, VECTOR,      # A, b, c, E, P, A_extra, c_extra
@@ -143,7 +143,7 @@ class _Sweep:
         samples, batch = self.samples, self.samples.batch
         kept = int(samples.limits[KEEP_TAPE])
         position = np.array([start, stop, 1, 0])
-        walk = np.array([0, 0, 0, int(samples.field.tape_size > 0 and not kept), kept])
+        walk = np.array([0, 0, 0, int(samples.field.tape_size > 0 and not kept), 0, kept])
         arguments = (
             *samples.options.tableau.arrays, *samples.pool(), batch.spans, samples.y0s, samples.thetas, samples.counts,
             samples.first, samples.status, batch.ts, samples.ys, samples.ys_step, batch.ts_first, position, walk,

@@ -29,7 +29,8 @@ class Cotangents:
         With respect to each observation time; empty if the problem observes t1 itself, which then has it.
     stats : dict
         Counts of evaluations, steps and rejected steps, forward and reverse; ``growth``, the relative effect
-        of a relative change of y0 on what the loss sees; and what a recipe adds.
+        of a relative change of y0 on what the loss sees; steps taken again, and bytes held for the reverse
+        sweep (see `memory_stats`); and what a recipe adds.
     """
 
     y0: np.ndarray
@@ -174,3 +175,8 @@ def forward_stats(forward):
     """What a forward solve counted."""
     counts = forward.counts.tolist()
     return {"nfev": counts[EVALUATIONS], "n_steps": counts[STEPS], "n_rejected": counts[REJECTED]}
+
+
+def memory_stats(times, *history):
+    """Bytes of the arrays held for a reverse sweep at its peak: the times of the steps, and all else."""
+    return {"history_bytes": sum(array.nbytes for array in history), "times_bytes": times.nbytes}

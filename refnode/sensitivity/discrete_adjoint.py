@@ -14,7 +14,7 @@ from numba import types
 from refnode.host_device import (
     BLOCK, INTEGERS, MATRIX, RHS, RHS_JVP, RHS_VJP, VECTOR, driver, higher_order)
 from refnode.linalg import copy_into
-from refnode.sensitivity.cotangents import cotangents_of, forward_stats
+from refnode.sensitivity.cotangents import cotangents_of, forward_stats, memory_stats
 from refnode.sensitivity.forward_solve import solved
 from refnode.sensitivity.jumps import observation_jump
 from refnode.solve.integrate import FINISHED, KEEP_TAPE, RUNNING, Method, Path
@@ -23,7 +23,7 @@ from refnode.steppers.explicit_rk import (
     dense_output, dense_output_vjp, explicit_rk_step_jvp, explicit_rk_step_vjp, extra_slopes_jvp,
     extra_slopes_vjp)
 
-STEP, OBSERVATION, SLICE, RECOMPUTE = range(4)                                      # position
+STEP, OBSERVATION, SLICE, RECOMPUTE, OFFSET = range(5)                              # position
 
 STORED_TYPES = (
     MATRIX, VECTOR, VECTOR, MATRIX, MATRIX, MATRIX, VECTOR,      # A, b, c, E, P, A_extra, c_extra
@@ -115,7 +115,8 @@ def pull_through_steps(f, f_vjp, A, b, c, E, P, A_extra, c_extra, times, y, k, k
                        h_bar, theta_bar):
     """Moves y_bar (n,) from the last state to the first; adds to theta_bar (p,). Implements (DISC-2).
 
-    position[STEP] counts down; observations at the first state are not touched.
+    position[STEP] counts down; observations at the first state are not touched. position[OFFSET] steps of
+    the solve lie before those stored.
     """
     method, path = Method(A, b, c, E, P, A_extra, c_extra), Path(times, y, k, k_extra, tape)
     for _ in range(position[SLICE]):
@@ -139,7 +140,7 @@ def pull_observations(f, f_vjp, method, path, i, t, h, k, theta, ts, ys_step, po
                       y1_bar, z, z_bar, k_bar, k_extra_bar, w, t_bar, theta_bar):
     """Cotangents of the observations inside step i, handed to its state and slopes."""
     inside = False
-    while position[OBSERVATION] > 0 and ys_step[position[OBSERVATION] - 1] == i:
+    while position[OBSERVATION] > 0 and ys_step[position[OBSERVATION] - 1] == position[OFFSET] + i:
         j = position[OBSERVATION] - 1
         if ts[j] == path.times[i + 1]:
             for m in range(y1_bar.shape[0]):
@@ -167,7 +168,7 @@ class StoredSteps:
         self.vectors, self.matrices = forward.storage.sweep
 
     def position(self, step, observation):
-        return np.array([step, observation, 1, self.recompute])
+        return np.array([step, observation, 1, self.recompute, 0])
 
     def shared(self, position):
         forward = self.forward
@@ -190,10 +191,19 @@ def pull_stored(problem, recipe, options, own, seeds_of):
     forward = solved(problem, options, keep=True, keep_tape=True)
     seeds = seeds_of(forward)
     y0_bar, theta_bar = pull_cotangents(forward, seeds)
-    stats = {**forward_stats(forward), "n_steps_reverse": forward.n_steps}
+    stats = {**forward_stats(forward), "n_steps_reverse": forward.n_steps, **stored_memory(forward)}
     cotangents = cotangents_of(problem, forward, seeds, y0_bar, theta_bar, stats)
     forward.give_back()
     return cotangents, forward
+
+
+def stored_memory(forward):
+    """What a stored solve holds for its reverse sweep. Steps whose tape was not kept are recomputed."""
+    times, y, k, k_extra, tape = forward.stored()
+    kept = bool(forward.limits[KEEP_TAPE]) or forward.field.tape_size == 0
+    rows = k.shape[0] + 1 if kept else forward.s + 2
+    return {"n_steps_recomputed": 0 if kept else forward.n_steps,
+            **memory_stats(times, y, k, k_extra, tape[:rows])}
 
 
 def pull_cotangents(forward, seeds):

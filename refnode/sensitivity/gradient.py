@@ -5,6 +5,7 @@ import numpy as np
 
 from refnode.checks import require_problem
 from refnode.errors import InvalidInputError, MissingDerivativeError
+from refnode.sensitivity.checkpointing import pull_checkpointed
 from refnode.sensitivity.continuous_adjoint import pull_backsolved, pull_interpolated
 from refnode.sensitivity.cotangents import (
     Gradient, Seeds, cotangents_of, forward_stats, require_finite, slopes_of)
@@ -12,6 +13,7 @@ from refnode.sensitivity.discrete_adjoint import pull_stored
 from refnode.sensitivity.forward import discrete_tangents, variational_tangents
 from refnode.sensitivity.jumps import initial_tangent, observation_tangent
 from refnode.sensitivity.recipes import OWN_OPTIONS, RECIPES, recipe_named
+from refnode.sensitivity.symplectic_adjoint import pull_symplectic
 from refnode.solve.integrate import FINISHED
 from refnode.solve.options import SolveOptions
 from refnode.solve.solution import solution_of
@@ -27,8 +29,9 @@ def gradient(problem, sensitivity="discrete", **options):
     sensitivity : str
         A name in `refnode.sensitivity.recipes.RECIPES`, such as "discrete", "forward" or "interpolating".
     **options
-        Those of `solve`, and ``adjoint_rtol, adjoint_atol`` (continuous adjoints) or ``tangent_rtol,
-        tangent_atol`` (forward), by default those of the solve. The absolute tolerance of an adjoint
+        Those of `solve`; ``checkpoints``, the states that "checkpointed" and "online" may hold (100); and
+        ``adjoint_rtol, adjoint_atol`` (continuous adjoints) or ``tangent_rtol, tangent_atol`` (forward), by
+        default those of the solve. The absolute tolerance of an adjoint
         counts in units of the largest cotangent, so that scaling the loss scales the gradient exactly.
         ``seminorm=True`` leaves the parameter integral of an augmented adjoint out of its error norm,
         ``checkpoints`` is the number of states "backsolve_checkpointed" starts afresh from, and
@@ -138,6 +141,10 @@ PULLS = {                # (equation, reversal) -> pull(problem, recipe, options
     ("variational", None): _pull_by_tangents,
     ("tangent", "stored"): _pull_by_tangents,
     ("transpose", "stored"): pull_stored,
+    ("transpose", "binomial"): pull_checkpointed,
+    ("transpose", "online"): pull_checkpointed,
+    ("transpose", "uniform"): pull_checkpointed,
+    ("transpose", "partner"): pull_symplectic,
     ("continuous", "backsolved"): pull_backsolved,
     ("continuous", "backsolved_plain"): pull_backsolved,
     ("continuous", "backsolved_checkpointed"): pull_backsolved,

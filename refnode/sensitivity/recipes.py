@@ -13,7 +13,7 @@ class Recipe:
     ----------
     equation : "variational", "tangent", "transpose" or "continuous"
         What is integrated or summed: (VAR-1), (DISC-1), (DISC-2), or (ADJ-2) with (ADJ-3).
-    reversal : "stored", "interpolated", "backsolved", "backsolved_plain", "backsolved_checkpointed" or None
+    reversal : str or None
         How the reverse sweep gets y back.
     quadrature : "augmented", "gauss", "gauss_kronrod", "adaptive" or None
         How the integral of lam^T df/dtheta is summed.
@@ -41,8 +41,9 @@ def _positive(name, value):
 
 
 def _positive_integer(name, value):
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
-        raise InvalidInputError(f"{name} must be a positive integer, found {value!r}")
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise InvalidInputError(f"{name} must be a positive integer, the number of states that may be held; "
+                                f"found {value!r}")
 
 
 def _boolean(name, value):
@@ -62,6 +63,7 @@ OWN_OPTIONS = {          # name -> what checks its value
 ADJOINT = ("adjoint_rtol", "adjoint_atol")
 AUGMENTED = (*ADJOINT, "seminorm")
 TANGENT = ("tangent_rtol", "tangent_atol", "error_control")
+CHECKPOINTS = ("checkpoints",)
 
 RECIPES = {
     #                          equation       reversal        quadrature   truth     needs  options
@@ -71,6 +73,14 @@ RECIPES = {
                                "Griewank & Walther, Evaluating Derivatives (2008), ch. 3"),
     "discrete":         Recipe("transpose",   "stored",       None,        "frozen", "vjp", (),
                                "Hager, Numer. Math. 87 (2000); Sanz-Serna, SIAM Rev. 58 (2016)"),
+    "checkpointed":     Recipe("transpose",   "binomial",     None,        "frozen", "vjp", CHECKPOINTS,
+                               "Griewank & Walther, ACM Trans. Math. Softw. 26 (2000)"),
+    "online":           Recipe("transpose",   "online",       None,        "frozen", "vjp", CHECKPOINTS,
+                               "Wang, Moin & Iaccarino, SIAM J. Sci. Comput. 31 (2009)"),
+    "sqrt":             Recipe("transpose",   "uniform",      None,        "frozen", "vjp", (),
+                               "Griewank & Walther, Evaluating Derivatives (2008), ch. 12"),
+    "symplectic":       Recipe("transpose",   "partner",      None,        "frozen", "vjp", (),
+                               "Sanz-Serna, SIAM Rev. 58 (2016); Matsubara et al., NeurIPS 2021"),
     "backsolve_plain":  Recipe("continuous",  "backsolved_plain", "augmented", "exact", "vjp", AUGMENTED,
                                "Chen, Rubanova, Bettencourt & Duvenaud, NeurIPS 2018, algorithm 1"),
     "backsolve_checkpointed":
