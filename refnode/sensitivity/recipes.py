@@ -13,7 +13,8 @@ class Recipe:
     ----------
     equation : "variational", "tangent", "transpose" or "continuous"
         What is integrated or summed: (VAR-1), (DISC-1), (DISC-2), or (ADJ-2) with (ADJ-3).
-    reversal : "stored", "interpolated", "backsolved", "backsolved_plain", "backsolved_checkpointed" or None
+    reversal : "stored", "interpolated", "backsolved", "backsolved_plain", "backsolved_checkpointed",
+        "inverted" or None
         How the reverse sweep gets y back.
     quadrature : "augmented", "gauss", "gauss_kronrod", "adaptive" or None
         How the integral of lam^T df/dtheta is summed.
@@ -71,6 +72,8 @@ RECIPES = {
                                "Griewank & Walther, Evaluating Derivatives (2008), ch. 3"),
     "discrete":         Recipe("transpose",   "stored",       None,        "frozen", "vjp", (),
                                "Hager, Numer. Math. 87 (2000); Sanz-Serna, SIAM Rev. 58 (2016)"),
+    "reversible":       Recipe("transpose",   "inverted",     None,        "frozen", "vjp", (),
+                               "Zhuang et al., ICLR 2021; Kidger et al., NeurIPS 2021; McCallum & Foster (2024)"),
     "backsolve_plain":  Recipe("continuous",  "backsolved_plain", "augmented", "exact", "vjp", AUGMENTED,
                                "Chen, Rubanova, Bettencourt & Duvenaud, NeurIPS 2018, algorithm 1"),
     "backsolve_checkpointed":
