@@ -6,12 +6,13 @@ import gradients
 import stubs
 from gradients import COMPLEX_STEP, DOT_PRODUCT, block_error, flat, inputs, python_field, random_seeds
 from refnode import losses
-from refnode.errors import GradientWarning, InvalidInputError, MissingDerivativeError
+from refnode.errors import GradientWarning, IntegrationError, InvalidInputError, MissingDerivativeError
 from refnode.fields.classical import CLASSICAL
 from refnode.fields.field import VectorField
 from refnode.fields.neural import mlp_field
 from refnode.problems.catalogue import CATALOGUE
 from refnode.problems.problem import Problem
+from refnode.sensitivity.cotangents import Seeds
 from refnode.sensitivity.forward_solve import solved
 from refnode.sensitivity.gradient import gradient, jvp, vjp
 from refnode.sensitivity.recipes import RECIPES
@@ -119,11 +120,14 @@ def observed_order(known, method, coarsest):
 
 
 @pytest.mark.parametrize("method, coarsest", [
-    ("alf", 64), ("reversible_heun", 64), ("mccallum_foster(euler)", 256), ("mccallum_foster(midpoint)", 64),
-    ("mccallum_foster(bosh3)", 32), ("mccallum_foster(rk4)", 32), ("mccallum_foster(tsit5)", 16)])
+    ("alf", 64), ("reversible_heun", 64), ("mccallum_foster(euler, 0.5)", 256), ("mccallum_foster(midpoint)", 64),
+    ("mccallum_foster(bosh3, 0.5)", 256), ("mccallum_foster(rk4)", 32), ("mccallum_foster(tsit5)", 16)])
 @pytest.mark.parametrize("known", [stubs.AUTONOMOUS, stubs.NON_AUTONOMOUS], ids=["autonomous", "non-autonomous"])
 def test_order(method, coarsest, known):
-    """As in test_orders.py: the slope of the finer halving lies within 0.4 of the order."""
+    """As in test_orders.py: the slope of the finer halving lies within 0.4 of the order.
+
+    With l near 1 and an odd base, the coupling is nearly symmetric and gains an order where h > 1 - l: hence l = 1/2.
+    """
     assert abs(observed_order(known, method, coarsest) - reversible_method(method).order) < 0.4
 
 
@@ -250,11 +254,11 @@ def assert_exact(problem, method, n_steps=24, seed=0):
         found = vjp(problem, *seeds, sensitivity=sensitivity, **options)
         drift = found.stats.get("drift_ulp", 0.0)
         assert gradients.dot_product_error(problem, rng, reverse=sensitivity, **options) <= DOT_PRODUCT * (1 + drift)
-        assert block_error(problem, flat(found), expected) <= COMPLEX_STEP
+        assert block_error(problem, flat(found), expected) <= COMPLEX_STEP * (1 + drift)
 
 
 @every_method
-@pytest.mark.parametrize("name", ["forced_oscillator", "lotka_volterra", "lorenz"])
+@pytest.mark.parametrize("name", ["forced_oscillator", "van_der_pol", "pendulum"])
 def test_gradients_are_exact(method, name):
     assert_exact(CATALOGUE[name](), method)
 
@@ -279,7 +283,7 @@ def test_running_cost(method):
     """One more state; its gradient against complex steps of the same program."""
     cost = losses.running_cost(lambda t, y, theta: y[0] * y[0] * theta[0] + np.cos(t) * y[1],
                                g_jvp=None, g_vjp=_cost_vjp)
-    problem = CATALOGUE["lotka_volterra"]()
+    problem = CATALOGUE["pendulum"]()
     problem = problem.replace(field=python_field(problem.field), loss=problem.loss + cost)
     solution = solve(problem.replace(loss=None), method=method, n_steps=16)
     ys_bar, y1_bar = problem.loss.vjp(solution.y, solution.y1)
@@ -302,17 +306,17 @@ def _cost_vjp(t, y, theta, g_bar, t_bar, y_bar, theta_bar):
 @every_reversal
 def test_gradient_equals_finite_differences(method, sensitivity):
     """Central differences of the loss in y0 and theta, h = eps^(1/3): their error is about 1e-10."""
-    problem, options = CATALOGUE["lotka_volterra"](), {"method": method, "n_steps": 32}
-    found, x = gradient(problem, sensitivity, **options), inputs(problem)[:6]
+    problem, options = CATALOGUE["pendulum"](), {"method": method, "n_steps": 32}
+    found, x = gradient(problem, sensitivity, **options), inputs(problem)[:4]
 
     def loss(x):
         solution = solve(problem.replace(y0=x[:2], theta=x[2:]), **options)
         return problem.loss.value(solution.y, solution.y1)
     expected = []
-    for j in range(6):
-        eps = 6e-6 * x[j]
-        expected.append((loss(x + eps * np.eye(6)[j]) - loss(x - eps * np.eye(6)[j])) / (2 * eps))
-    np.testing.assert_allclose(flat(found)[:6], expected, rtol=1e-7, atol=1e-8 * np.max(np.abs(expected)))
+    for direction in np.eye(4):
+        eps = 6e-6 * (x @ direction)
+        expected.append((loss(x + eps * direction) - loss(x - eps * direction)) / (2 * eps))
+    np.testing.assert_allclose(flat(found)[:4], expected, rtol=1e-7, atol=1e-8 * np.max(np.abs(expected)))
 
 
 @pytest.mark.parametrize("method, coarsest", [("alf", 256), ("reversible_heun", 256), ("mccallum_foster(bosh3)", 64)])
@@ -321,7 +325,7 @@ def test_all_gradients_converge_to_the_exact_ones(method, coarsest):
     problem = CATALOGUE["forced_oscillator"]()
     errors = [block_error(problem, flat(gradient(problem, "reversible", method=method, n_steps=n)),
                           gradients.exact("forced_oscillator")) for n in (coarsest, 2 * coarsest)]
-    assert np.log2(errors[0] / errors[1]) > reversible_method(method).order - 0.4 and errors[1] < 1e-4
+    assert np.log2(errors[0] / errors[1]) > reversible_method(method).order - 0.4 and errors[1] < 1e-3
 
 
 # --- the reversal ---------------------------------------------------------------------------------
@@ -341,7 +345,6 @@ def perturbed_pull(problem, method, n_steps, size):
     """|change of the gradient|, relative, and the drift, relative, when the last state is moved by ``size``."""
     forward = solved(problem, SolveOptions.of(method=method, n_steps=n_steps), keep=True)
     seeds = gradients.random_seeds(problem, np.random.default_rng(1))
-    from refnode.sensitivity.cotangents import Seeds
     seeds = Seeds(np.ascontiguousarray(seeds[0].T), seeds[1])
     x = forward.stored()[1]
     exact = np.concatenate(StateSweep(forward, x).pull(seeds, forward.x1.copy(), inverted=False)[:2])
@@ -372,11 +375,17 @@ def test_undone_steps_give_the_gradient_of_a_linear_field_whatever_the_drift():
 
 
 def test_drift_is_measured_and_warned_of():
-    """A decay undone is a growth: exp(2 k t) here, for the parasitic root of ALF shrinks as the true one grows."""
+    """What decays forwards grows backwards, and with it the roundings: here by up to exp(4 * 8)."""
     problem = Problem(CLASSICAL["logistic"], [0.25], [4.0, 1.0], (0.0, 8.0), loss=losses.sum_of_squares())
     with pytest.warns(GradientWarning, match=r"400 undone steps of 'mccallum_foster.*missed the known states by .* ULP"):
         found = gradient(problem, "reversible", method="mccallum_foster(rk4)", n_steps=400)
     assert found.stats["drift_ulp"] > 2.0 ** 26
+
+
+def test_undone_states_that_overflow_raise():
+    """ALF on Lorenz with steps far too long: the solve is finite, its undoing is not."""
+    with pytest.raises(IntegrationError, match="undoing the steps of 'alf' overflowed"), np.errstate(all="ignore"):
+        gradient(CATALOGUE["lorenz"](), "reversible", method="alf", n_steps=200)
 
 
 def test_no_warning_without_drift(recwarn):
@@ -385,7 +394,7 @@ def test_no_warning_without_drift(recwarn):
 
 
 def test_a_wrong_inverse_shows_as_drift():
-    """One ULP of the step lost in the time of an undone step would show: here t + h for t, on a forced field."""
+    """t + h for t in an undone step, on a field that depends on t."""
     step = Step("reversible_heun", *field_and_size("forced_oscillator"),
                 bodies=mutant_bodies(reversible, ("f(t, x[1], theta, at.tape[0], x[2])",
                                                   "f(t + h, x[1], theta, at.tape[0], x[2])")))
@@ -438,7 +447,7 @@ def test_tangents_agree_and_plain_python_fields_too(method):
 @every_method
 @every_reversal
 def test_no_steps_at_all_and_no_observations(method, sensitivity):
-    problem = CATALOGUE["lotka_volterra"]()
+    problem = CATALOGUE["pendulum"]()
     still = problem.replace(t1=problem.t0, ts=[problem.t0] * 2, loss=None)
     seeds = random_seeds(still, np.random.default_rng(0))
     bars = vjp(still, *seeds, sensitivity=sensitivity, method=method, n_steps=3)
@@ -446,7 +455,7 @@ def test_no_steps_at_all_and_no_observations(method, sensitivity):
     np.testing.assert_array_equal(bars.theta, 0.0)
     unseen = problem.replace(ts=[], loss=losses.terminal(np.sum, np.ones_like))
     seen = problem.replace(ts=None, loss=losses.linear(np.ones((2, 1))))
-    found, expected = (gradient(each, sensitivity, method=method, n_steps=8) for each in (unseen, seen))
+    found, expected = (gradient(each, sensitivity, method=method, n_steps=16) for each in (unseen, seen))
     np.testing.assert_array_equal(found.y0, expected.y0)
     assert found.t1 == expected.t1
 

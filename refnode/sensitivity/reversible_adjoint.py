@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 from numba import types
 
-from refnode.errors import GradientWarning
+from refnode.errors import GradientWarning, IntegrationError
 from refnode.host_device import BLOCK, INTEGERS, MATRIX, RHS, RHS_JVP, RHS_VJP, VECTOR, driver, higher_order, host_device
 from refnode.linalg import copy_into
 from refnode.sensitivity.cotangents import cotangents_of, forward_stats
@@ -22,6 +22,7 @@ from refnode.sensitivity.jumps import observation_jump
 from refnode.solve.integrate import FINISHED, RUNNING
 from refnode.solve.reversible_path import EVALUATION_TYPES, SCHEME_TYPES, copy_rows
 from refnode.solve.run import entry_point, run_slices, where
+from refnode.solve.solution import solution_of
 from refnode.steppers.reversible import Evaluations
 from refnode.steppers.schemes import (
     ALF, REVERSIBLE_HEUN, Scheme, reversible_start_jvp, reversible_start_vjp, reversible_step, reversible_step_inverse,
@@ -204,14 +205,20 @@ def pull_inverted(problem, recipe, options, own, seeds_of):
 
     Raises
     ------
+    IntegrationError
+        If undoing the steps overflows.
+
+    Warns
+    -----
     GradientWarning
-        As a warning, if the states came back with less than half of their digits.
+        If the states come back with less than half of their digits.
     """
     forward = solved(problem, options, keep=False)
     seeds = seeds_of(forward)
     x, x1 = np.zeros((1, *forward.x1.shape)), forward.x1.copy()
     y0_bar, theta_bar, drift = StateSweep(forward, x).pull(seeds, x1, inverted=True)
     drift = np.maximum(drift, np.abs(x1[0] - forward.y_start))
+    require_finite_drift(forward, drift)
     ulp = drift_ulp(forward, drift)
     stats = {**sweep_stats(forward), "history_bytes": x.nbytes + x1.nbytes, "drift_ulp": ulp}
     _warn_of_drift(forward, ulp)
@@ -233,8 +240,16 @@ def drift_ulp(forward, drift):
     return float(np.max(drift / np.spacing(np.where(sizes > 0.0, sizes, 1.0)), initial=0.0))
 
 
+def require_finite_drift(forward, drift):
+    """Raise IntegrationError, with the forward `Solution`, if an undone state is not finite."""
+    if not np.all(np.isfinite(drift)):
+        raise IntegrationError(
+            f"undoing the steps of {forward.scheme.name!r} overflowed: backwards they are unstable on this problem; "
+            "use 'discrete' or shorter steps", solution_of(forward, FINISHED))
+
+
 def _warn_of_drift(forward, ulp):
-    if not ulp <= HALF_THE_DIGITS:                              # a NaN warns, too
+    if ulp > HALF_THE_DIGITS:
         warnings.warn(
             f"{forward.n_steps} undone steps of {forward.scheme.name!r} missed the known states by {ulp:.3g} ULP, "
             f"a relative {ulp * np.finfo(float).eps:.1g}: the gradient is uncertain by about that much times the "
