@@ -14,7 +14,7 @@ McCallum, Foster, arXiv:2410.11648 (2024): the coupling of any explicit Runge-Ku
 """
 import collections
 
-from refnode.host_device import higher_order, host_device
+from refnode.host_device import host_device, outlined
 from refnode.linalg import copy_into
 from refnode.steppers.explicit_rk import add_slopes, stage_state, stage_state_vjp
 
@@ -30,7 +30,7 @@ def blend(first, y, second, z, out):
 
 # --- asynchronous leapfrog: x = (y, v) --------------------------------------------------------------
 
-@higher_order
+@outlined
 def alf_step(f, t, h, x, theta, at, x1):
     """z = y + h/2 v, k = f(t + h/2, z), v1 = 2 k - v, y1 = z + h/2 v1. Implements (REV-1)."""
     z, k = at.z[0], at.k[0]
@@ -40,7 +40,7 @@ def alf_step(f, t, h, x, theta, at, x1):
     blend(1.0, z, 0.5 * h, x1[1], x1[0])
 
 
-@higher_order
+@outlined
 def alf_step_jvp(f_jvp, t, h, theta, x_tan, theta_tan, at, z_tan, k_tan, x1_tan):
     """The tangent of `alf_step`: the same lines, with the tangent of f. Implements (REV-2)."""
     blend(1.0, x_tan[0], 0.5 * h, x_tan[1], z_tan)
@@ -49,7 +49,7 @@ def alf_step_jvp(f_jvp, t, h, theta, x_tan, theta_tan, at, z_tan, k_tan, x1_tan)
     blend(1.0, z_tan, 0.5 * h, x1_tan[1], x1_tan[0])
 
 
-@higher_order
+@outlined
 def alf_step_vjp(f_vjp, t, h, theta, at, k_bar, t_bar, x_bar, theta_bar):
     """The transpose of `alf_step`; x_bar (2, n) is that of x1 on entry and of x on return. Implements (REV-3)."""
     y_bar, v_bar = x_bar[0], x_bar[1]
@@ -62,7 +62,7 @@ def alf_step_vjp(f_vjp, t, h, theta, at, k_bar, t_bar, x_bar, theta_bar):
         v_bar[m] += 0.5 * h * y_bar[m]                          # z = y + h/2 v
 
 
-@higher_order
+@outlined
 def alf_step_inverse(f, t, h, x1, theta, at, x):
     """z = y1 - h/2 v1, k = f(t + h/2, z), v = 2 k - v1, y = z - h/2 v. Implements (REV-4)."""
     z, k = at.z[0], at.k[0]
@@ -74,7 +74,7 @@ def alf_step_inverse(f, t, h, x1, theta, at, x):
 
 # --- reversible Heun: x = (y, z, v) with v = f(t, z) ------------------------------------------------
 
-@higher_order
+@outlined
 def reversible_heun_step(f, t, h, x, theta, at, x1):
     """z1 = 2 y - z + h v, v1 = f(t + h, z1), y1 = y + h/2 (v + v1). Implements (REV-5)."""
     blend(2.0, x[0], -1.0, x[1], x1[1])
@@ -86,7 +86,7 @@ def reversible_heun_step(f, t, h, x, theta, at, x1):
         x1[0, m] = x[0, m] + 0.5 * h * (x[2, m] + x1[2, m])
 
 
-@higher_order
+@outlined
 def reversible_heun_step_jvp(f_jvp, t, h, theta, x_tan, theta_tan, at, x1_tan):
     """The tangent of `reversible_heun_step`. Implements (REV-6)."""
     blend(2.0, x_tan[0], -1.0, x_tan[1], x1_tan[1])
@@ -97,7 +97,7 @@ def reversible_heun_step_jvp(f_jvp, t, h, theta, x_tan, theta_tan, at, x1_tan):
         x1_tan[0, m] = x_tan[0, m] + 0.5 * h * (x_tan[2, m] + x1_tan[2, m])
 
 
-@higher_order
+@outlined
 def reversible_heun_step_vjp(f_vjp, t, h, theta, at, t_bar, x_bar, theta_bar):
     """The transpose of `reversible_heun_step`; x_bar (3, n) is that of x1, then of x. Implements (REV-7)."""
     y_bar, z_bar, v_bar = x_bar[0], x_bar[1], x_bar[2]
@@ -110,7 +110,7 @@ def reversible_heun_step_vjp(f_vjp, t, h, theta, at, t_bar, x_bar, theta_bar):
         z_bar[m] = -z_bar[m]
 
 
-@higher_order
+@outlined
 def reversible_heun_step_inverse(f, t, h, x1, theta, at, x):
     """z = 2 y1 - z1 - h v1, v = f(t, z), y = y1 - h/2 (v + v1). Implements (REV-8).
 
@@ -129,7 +129,7 @@ def reversible_heun_step_inverse(f, t, h, x1, theta, at, x):
 
 # --- McCallum-Foster: x = (y, z), coupled by the increments of an explicit Runge-Kutta method -------
 
-@higher_order
+@outlined
 def increment_slopes(f, A, c, t, h, y, theta, at, first):
     """The slopes k_i of Psi_h(t, y) = h sum_i b_i k_i, into rows ``first`` and on of ``at``. Implements (REV-9)."""
     for i in range(c.shape[0]):
@@ -137,7 +137,7 @@ def increment_slopes(f, A, c, t, h, y, theta, at, first):
         f(t + c[i] * h, at.z[first + i], theta, at.tape[first + i], at.k[first + i])
 
 
-@higher_order
+@outlined
 def increment_slopes_jvp(f_jvp, A, c, t, h, theta, y_tan, theta_tan, at, first, z_tan, k_tan):
     """The tangent of `increment_slopes`; overwrites its rows of k_tan. Implements (REV-10)."""
     for i in range(c.shape[0]):
@@ -145,7 +145,7 @@ def increment_slopes_jvp(f_jvp, A, c, t, h, theta, y_tan, theta_tan, at, first, 
         f_jvp(t + c[i] * h, at.z[first + i], theta, 0.0, z_tan, theta_tan, at.tape[first + i], k_tan[first + i])
 
 
-@higher_order
+@outlined
 def increment_slopes_vjp(f_vjp, A, c, t, h, theta, at, first, z_bar, k_bar, t_bar, y_bar, theta_bar):
     """The transpose of `increment_slopes`; uses up its rows of k_bar. Implements (REV-11)."""
     for i in range(c.shape[0] - 1, -1, -1):
@@ -154,7 +154,7 @@ def increment_slopes_vjp(f_vjp, A, c, t, h, theta, at, first, z_bar, k_bar, t_ba
         stage_state_vjp(A[i], i, h, z_bar, at.k[first:], k_bar[first:], y_bar)
 
 
-@higher_order
+@outlined
 def coupled_step(f, coupling, A, b, c, t, h, x, theta, at, x1):
     """y1 = l y + (1 - l) z + Psi_h(t, z), z1 = z - Psi_(-h)(t + h, y1), l = coupling. Implements (REV-12)."""
     s = b.shape[0]
@@ -166,7 +166,7 @@ def coupled_step(f, coupling, A, b, c, t, h, x, theta, at, x1):
     add_slopes(b, s, h, at.k[s:], x1[1])                        # - Psi_(-h) = + h sum_i b_i k_i
 
 
-@higher_order
+@outlined
 def coupled_step_jvp(f_jvp, coupling, A, b, c, t, h, theta, x_tan, theta_tan, at, z_tan, k_tan, x1_tan):
     """The tangent of `coupled_step`. Implements (REV-13)."""
     s = b.shape[0]
@@ -178,7 +178,7 @@ def coupled_step_jvp(f_jvp, coupling, A, b, c, t, h, theta, x_tan, theta_tan, at
     add_slopes(b, s, h, k_tan[s:], x1_tan[1])
 
 
-@higher_order
+@outlined
 def coupled_step_vjp(f_vjp, coupling, A, b, c, t, h, theta, at, z_bar, k_bar, t_bar, x_bar, theta_bar):
     """The transpose of `coupled_step`; x_bar (2, n) is that of x1, then of x. Implements (REV-14)."""
     s = b.shape[0]
@@ -199,7 +199,7 @@ def weighted(b, h, y_bar, k_bar):
             k_bar[i, m] = h * b[i] * y_bar[m]
 
 
-@higher_order
+@outlined
 def coupled_step_inverse(f, coupling, A, b, c, t, h, x1, theta, at, x):
     """z = z1 + Psi_(-h)(t + h, y1), y = (y1 - (1 - l) z - Psi_h(t, z)) / l. Implements (REV-15)."""
     s = b.shape[0]

@@ -13,7 +13,7 @@ References
 ----------
 Hairer, Lubich, Wanner, Geometric Numerical Integration, 2nd ed., I.1.4, II.5, VI.3.
 """
-from refnode.host_device import higher_order, host_device
+from refnode.host_device import host_device, outlined
 from refnode.linalg import copy_into
 
 
@@ -33,7 +33,7 @@ def total(weights, count):
     return result
 
 
-@higher_order
+@outlined
 def symplectic_step(f, kicks, drifts, t, h, y, theta, at, y1):
     """p += kicks_i h f_p(q), q += drifts_i h f_q(p), i = 0 ... Implements (SYM-1)."""
     d, n, last = y.shape[0] // 2, y.shape[0], 2 * kicks.shape[0]
@@ -53,7 +53,7 @@ def symplectic_step(f, kicks, drifts, t, h, y, theta, at, y1):
         add_part(2 * d, n, 0.5 * h, at.k[last], y1)
 
 
-@higher_order
+@outlined
 def symplectic_step_jvp(f_jvp, kicks, drifts, t, h, theta, y_tan, theta_tan, at, k_tan, y1_tan):
     """The tangent of `symplectic_step`. Implements (SYM-2)."""
     d, n, last = y_tan.shape[0] // 2, y_tan.shape[0], 2 * kicks.shape[0]
@@ -71,7 +71,7 @@ def symplectic_step_jvp(f_jvp, kicks, drifts, t, h, theta, y_tan, theta_tan, at,
         add_part(2 * d, n, 0.5 * h, k_tan[last], y1_tan)
 
 
-@higher_order
+@outlined
 def symplectic_step_vjp(f_vjp, kicks, drifts, t, h, theta, at, k_bar, t_bar, y_bar, theta_bar):
     """The transpose of `symplectic_step`; y_bar (n,) is that of y1 on entry and of y on return. Implements (SYM-3).
 
@@ -95,7 +95,7 @@ def symplectic_step_vjp(f_vjp, kicks, drifts, t, h, theta, at, k_bar, t_bar, y_b
         f_vjp(t + total(drifts, i) * h, at.z[2 * i], theta, at.tape[2 * i], k_bar, t_bar, y_bar, theta_bar)
 
 
-@higher_order
+@outlined
 def symplectic_step_inverse(f, kicks, drifts, t, h, y1, theta, at, y):
     """q -= drifts_i h f_q(p), p -= kicks_i h f_p(q), the last i first. Implements (SYM-4).
 
