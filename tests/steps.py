@@ -103,11 +103,11 @@ def tangent_error(step, x, theta, x_tan, theta_tan):
 
 
 def evaluations_error(step, x, theta):
-    """How far what undoing a step leaves is from what the step left (both slopes and arguments)."""
+    """How far the arguments that undoing a step leaves are from those the step left; and the slopes, where read."""
     x1, left = step.step(x, theta)
     _, found = step.inverse(x1, theta)
-    scale = max(np.max(np.abs(left.z)), np.max(np.abs(left.k)))
-    return max(np.max(np.abs(found.z - left.z)), np.max(np.abs(found.k - left.k))) / scale
+    pairs = [(found.z, left.z)] + ([] if step.method.separable else [(found.k, left.k)])
+    return max(np.max(np.abs(a - b)) / np.max(np.abs(b), initial=1.0) for a, b in pairs)
 
 
 def mutant_bodies(module, *replacements):

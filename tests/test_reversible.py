@@ -169,6 +169,18 @@ def test_stability_is_the_imaginary_interval(method):
         assert spectral_radius(method, mu) > 1.0 + 1e-4
 
 
+@pytest.mark.parametrize("method", ["alf", "reversible_heun"])
+def test_the_parasitic_root_overtakes_a_decay(method):
+    """At t = 2 ln(2 / (h k)) / k both are equally large: a unit of time earlier or later, e^2 apart."""
+    h = 2.0 ** -4
+    overtaken = 2.0 * np.log(2.0 / h)
+    for t, ratio in ((overtaken - 1.0, np.exp(-2.0)), (overtaken + 1.0, np.exp(2.0))):
+        steps = round(t / h)
+        problem = Problem(CLASSICAL["exponential_decay"], [1.0], [1.0], (0.0, steps * h))
+        error = abs(solve(problem, method=method, n_steps=steps).y1[0] - np.exp(-steps * h))
+        assert error == pytest.approx(ratio * np.exp(-steps * h), rel=0.2)
+
+
 @pytest.mark.parametrize("coupling", [0.9, 0.999])
 def test_stability_of_the_coupling_on_the_real_axis(coupling):
     """|trace| < 1 + det: for Euler's increment exactly -(1 - l) < mu < 0."""
@@ -356,7 +368,7 @@ def perturbed_pull(problem, method, n_steps, size):
 
 @every_method
 def test_the_gradients_error_is_proportional_to_the_drift(method):
-    """(REV-21): error <= C drift, with one C from the roundings of the machine to drifts of a millionth."""
+    """docs/derivations/reversible.md: error <= C drift, with one C from the roundings of the machine to drifts of a millionth."""
     problem = CATALOGUE["lotka_volterra"]()
     pairs = [perturbed_pull(problem, method, 64, size) for size in (1e-6, 1e-8, 1e-10, 0.0)]
     constants = [error / drift for error, drift in pairs[:3]]
