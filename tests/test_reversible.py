@@ -377,6 +377,17 @@ def test_the_gradients_error_is_proportional_to_the_drift(method):
     assert error <= 10.0 * constants[0] * drift + 1e-15 * 64
 
 
+def test_drift_is_seen_at_every_observation():
+    """A last state moved by a millionth is that far from the observation at t1, at least."""
+    problem = CATALOGUE["lotka_volterra"]()
+    assert problem.ts[-1] == problem.t1
+    forward = solved(problem, SolveOptions.of(method="alf", n_steps=64), keep=False)
+    seeds, moved = Seeds(np.zeros(forward.ys.shape), np.zeros(2)), forward.x1 * (1.0 + 1e-6)
+    distance = np.abs(moved[0] - forward.y1)
+    *_, drift = StateSweep(forward, np.zeros((1, *moved.shape))).pull(seeds, moved, inverted=True)
+    assert np.all(drift >= distance) and np.all(distance > 0.0)
+
+
 def test_undone_steps_give_the_gradient_of_a_linear_field_whatever_the_drift():
     """Where df/dy is constant, what drifts has no part in dL/dy0: equal to the bit."""
     problem = CATALOGUE["forced_oscillator"]()
