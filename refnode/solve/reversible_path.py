@@ -10,7 +10,7 @@ from refnode.host_device import BLOCK, INTEGER, INTEGERS, MATRIX, REAL, RHS, VEC
 from refnode.linalg import copy_into, first_non_finite
 from refnode.solve.integrate import (
     COMPONENT, EVALUATIONS, FINISHED, KEEP, MAX_STEPS, NON_FINITE, RUNNING, SEEN, SLICE, STEPS, T, T_END)
-from refnode.solve.run import Trajectory
+from refnode.solve.run import run_slices, where
 from refnode.steppers.reversible import Evaluations
 from refnode.steppers.schemes import Scheme, reversible_start, reversible_step
 
@@ -96,7 +96,7 @@ def non_finite_column(x):
     return -1
 
 
-class ReversibleTrajectory(Trajectory):
+class ReversibleTrajectory:
     """The arrays of one solve by a reversible method; what readers of a `Trajectory` ask for, it has."""
 
     driver = integrate_reversible
@@ -136,11 +136,24 @@ class ReversibleTrajectory(Trajectory):
 
     @property
     def y1(self):
+        """The state at the time reached."""
         return self.x1[0]
+
+    @property
+    def n_steps(self):
+        return int(self.counts[STEPS])
 
     def arguments(self):
         return (*self.coefficients, self.grid, self.limits, self.theta, self.clock, self.counts, self.times,
                 self.x, self.z, self.k, self.tape, self.ts, self.ys, self.ys_step)
+
+    def run(self, entry, leading):
+        """Call ``entry(*leading, arguments)`` until it ends; returns the status."""
+        try:
+            return run_slices(entry, (*leading, self.arguments()), self.limits, SLICE, self.field.pace)
+        except Exception as error:
+            error.add_note(where("fun", self.clock[T], self.counts[STEPS]))
+            raise
 
 
 def refined_grid(grid, ts):
