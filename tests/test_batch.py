@@ -19,7 +19,7 @@ from refnode.fields.classical import CLASSICAL
 from refnode.fields.neural import mlp_field
 from refnode.host_device import python_form
 from refnode.sensitivity import batch_gradient
-from refnode.sensitivity.recipes import RECIPES
+from gradients import RECIPES
 from refnode.solve import batch as batch_module
 from refnode.solve import run
 

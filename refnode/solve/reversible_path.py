@@ -106,6 +106,7 @@ class ReversibleTrajectory:
         self.options, self.field, self.dtype = options, field, dtype
         self.n, self.scheme = y0.size, scheme
         self.coefficients = scheme.coefficients(self.n)
+        self.tolerance = None, np.atleast_1d(options.rtol)      # read where there is no grid: t0 == t1
         self.grid = refined_grid(options.grid(t0, t1) if grid is None else grid, ts)
         self.theta, self.t0, self.t1, self.ts = theta, t0, t1, ts
         self.clock = np.array([t0, 0.0, 1.0, 1.0, t1])
