@@ -271,6 +271,16 @@ def higher_order(function):
     return compiled
 
 
+def outlined(function):
+    """Like `higher_order`, but called and not inlined: for large bodies of which one driver holds several.
+
+    LLVM's time grows faster than the length of what it optimises.
+    """
+    compiled = njit(**OPTIONS)(function)
+    compiled.is_higher_order = True
+    return compiled
+
+
 def inlined(function):
     """Compile a scalar formula of an inner loop that LLVM is to vectorise.
 

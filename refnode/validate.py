@@ -178,6 +178,9 @@ DRIVERS = {   # module:function -> how long it takes to compile, relatively
     "refnode.solve.integrate:integrate_field": 2,
     "refnode.solve.batch:integrate_samples": 2,
     "refnode.sensitivity.batch_gradient:discrete_adjoint_samples": 2,
+    "refnode.sensitivity.reversible_adjoint:reversible_adjoint": 3,
+    "refnode.sensitivity.reversible_adjoint:reversible_tangent": 2,
+    "refnode.solve.reversible_path:integrate_reversible": 2,
     "refnode.sensitivity.cotangents:slopes_at": 1,
 }
 

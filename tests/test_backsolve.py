@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import gradients
-from gradients import exact, flat, weighted_error
+from gradients import RECIPES, exact, flat, weighted_error
 from refnode import losses
 from refnode.errors import GradientWarning, IntegrationError, InvalidInputError
 from refnode.fields.classical import CLASSICAL
@@ -14,7 +14,6 @@ from refnode.problems.catalogue import CATALOGUE
 from refnode.problems.problem import Problem
 from refnode.sensitivity import continuous_adjoint, reliability
 from refnode.sensitivity.gradient import gradient
-from refnode.sensitivity.recipes import RECIPES
 from refnode.sensitivity.reversal import WITNESSES, Reconstruction, kept_times
 from test_continuous_adjoint import lorenz
 

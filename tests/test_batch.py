@@ -12,14 +12,13 @@ import pytest
 from numba import njit
 
 import gradients
-from gradients import python_field
+from gradients import RECIPES, python_field
 from refnode import Batch, Problem, VectorField, gradient, gradient_batch, jvp, losses, solve, solve_batch
 from refnode.errors import IntegrationError, InvalidInputError, InvalidTypeError
 from refnode.fields.classical import CLASSICAL
 from refnode.fields.neural import mlp_field
 from refnode.host_device import python_form
 from refnode.sensitivity import batch_gradient
-from refnode.sensitivity.recipes import RECIPES
 from refnode.solve import batch as batch_module
 from refnode.solve import run
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import cases
-from gradients import Scaled, exact, flat, slope, weighted_error
+from gradients import RECIPES, exact, flat, Scaled, slope, weighted_error
 from refnode import losses
 from refnode.errors import GradientWarning, IntegrationError
 from refnode.fields.classical import CLASSICAL
@@ -14,7 +14,6 @@ from refnode.problems.problem import Problem
 from refnode.sensitivity.continuous_adjoint import reversed_grid
 from refnode.sensitivity.equations import adjoint_rhs, adjoint_rhs_kernel, read_path, step_at
 from refnode.sensitivity.gradient import gradient
-from refnode.sensitivity.recipes import RECIPES
 from refnode.solve.initial_value import solve, solve_forward
 from refnode.solve.options import SolveOptions
 

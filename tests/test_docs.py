@@ -19,8 +19,9 @@ WARM_UP = """
 import refnode
 from refnode.problems.catalogue import CATALOGUE
 from refnode.sensitivity.recipes import RECIPES
-for name in RECIPES:
-    refnode.gradient(CATALOGUE["exponential_decay"](), name)
+for name, recipe in RECIPES.items():
+    options = {"method": "alf", "n_steps": 4} if recipe.reversal == "inverted" else {}
+    refnode.gradient(CATALOGUE["exponential_decay"](), name, **options)
 batch = refnode.Batch(refnode.fields.exponential_decay, [[1.0]], [1.0], loss=refnode.losses.sum_of_squares())
 refnode.solve_batch(batch), refnode.gradient_batch(batch)
 """

@@ -4,8 +4,8 @@ import pytest
 from numba import njit
 
 import stubs
+from gradients import RECIPES
 from refnode import InvalidInputError, Problem, VectorField, gradient, losses, solve, solve_ivp
-from refnode.sensitivity.recipes import RECIPES
 
 
 class Boom(ZeroDivisionError):

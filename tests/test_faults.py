@@ -6,13 +6,13 @@ import pytest
 from numba import njit
 
 import stubs
+from gradients import RECIPES
 from refnode import (
     IntegrationError, InvalidInputError, InvalidTypeError, Problem, VectorField, gradient, losses, solve,
     solve_ivp)
 from refnode.fields.classical import CLASSICAL
 from refnode.gradcheck import check_gradient
 from refnode.problems.catalogue import CATALOGUE
-from refnode.sensitivity.recipes import RECIPES
 
 DECAY = CLASSICAL["exponential_decay"]
 EPS = 2.0 ** -52

@@ -6,7 +6,7 @@ import pytest
 
 import cases
 import gradients
-from gradients import Scaled, block_error, exact, flat, inputs, python_field, random_seeds
+from gradients import RECIPES, block_error, exact, flat, inputs, python_field, random_seeds, Scaled
 from refnode import losses
 from refnode.errors import IntegrationError, InvalidInputError, InvalidTypeError, MissingDerivativeError
 from refnode.fields.field import VectorField
@@ -14,7 +14,6 @@ from refnode.problems.catalogue import CATALOGUE
 from refnode.problems.problem import Problem
 from refnode.sensitivity import continuous_adjoint, cotangents, jumps
 from refnode.sensitivity.gradient import gradient, jvp, vjp
-from refnode.sensitivity.recipes import RECIPES
 from refnode.solve.initial_value import solve
 from refnode.solve.run import FIRST_CAPACITY
 

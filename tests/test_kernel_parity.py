@@ -59,6 +59,14 @@ def pair_of(problem):
                  (problem.t0, problem.t1), problem.ts, problem.loss)
 
 
+REVERSIBLE = {"rk4": "mccallum_foster(rk4)", "dop853": "alf", "tsit5": "reversible_heun"}
+
+
+def reversibly(problem, sensitivity, n_steps=6, method="rk4", **options):
+    """A reversible method in place of each method of the tests below, with given steps."""
+    return gradient(problem, sensitivity, method=REVERSIBLE[method], n_steps=n_steps)
+
+
 # What to run so that a driver is called, on a problem.
 CASES = {
     "integrate_field": lambda problem, **options: solve(problem, dense_output=True, **options),
@@ -75,6 +83,9 @@ CASES = {
     "integrate_with_checkpoints": lambda problem, **options: gradient(problem, "online", checkpoints=3, **options),
     "checkpointed_adjoint": lambda problem, **options: gradient(problem, "checkpointed", checkpoints=2, **options),
     "symplectic_adjoint": lambda problem, **options: gradient(problem, "symplectic", **options),
+    "integrate_reversible": lambda problem, **options: reversibly(problem, "reversible", **options),
+    "reversible_tangent": lambda problem, **options: reversibly(problem, "discrete_forward", **options),
+    "reversible_adjoint": lambda problem, **options: reversibly(problem, "reversible", **options),
     "slopes_at": lambda problem, **options: gradient(problem, "discrete", **options),
 }
 

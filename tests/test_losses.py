@@ -2,12 +2,11 @@
 import numpy as np
 import pytest
 
-from gradients import Scaled
+from gradients import RECIPES, Scaled
 from refnode import losses
 from refnode.errors import InvalidInputError, InvalidTypeError
 from refnode.problems.catalogue import CATALOGUE
 from refnode.sensitivity.gradient import gradient
-from refnode.sensitivity.recipes import RECIPES
 
 H, EPS = 1e-30, np.finfo(float).eps
 RNG = np.random.default_rng(0)

@@ -5,7 +5,7 @@ from numba import njit
 
 import cases
 import gradients
-from gradients import block_error, exact_gradient, flat, python_field, slope, weighted_error
+from gradients import RECIPES, block_error, exact_gradient, flat, python_field, slope, weighted_error
 from refnode import losses
 from refnode.errors import InvalidInputError, MissingDerivativeError
 from refnode.fields.augmented import with_running_cost
@@ -13,7 +13,6 @@ from refnode.fields.neural import mlp_field
 from refnode.problems.catalogue import CATALOGUE
 from refnode.problems.problem import Problem
 from refnode.sensitivity.gradient import gradient
-from refnode.sensitivity.recipes import RECIPES
 from refnode.solve.initial_value import solve
 
 every_recipe = pytest.mark.parametrize("sensitivity", RECIPES)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import refnode
+from gradients import RECIPES
 from refnode import beforehand, validate
 from refnode.errors import InvalidInputError
 from refnode.gradcheck import check_gradient
@@ -13,7 +14,6 @@ from refnode.models import neural_ode
 from refnode.models.neural_ode import (
     History, MeanOfObservedSquares, NeuralODE, cut, decayed, descend, random_segments, reverse_evaluations, whole)
 from refnode.models.spiral import WIDTHS, fit_in_two_stages, measured, noisy_spiral, run_demo, running_mean, true_spiral
-from refnode.sensitivity.recipes import RECIPES
 
 TINY = (2, 3, 2)
 FROZEN_STEPS = {"n_steps": 12}                          # the loss is then smooth, and its truth the frozen steps

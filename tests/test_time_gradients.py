@@ -2,12 +2,11 @@
 import numpy as np
 import pytest
 
-from gradients import block_error, closed_form_gradient, exact_gradient, flat
+from gradients import RECIPES, block_error, closed_form_gradient, exact_gradient, flat
 from refnode import losses
 from refnode.problems.catalogue import CATALOGUE, CLOSED_FORMS
 from refnode.problems.problem import Problem
 from refnode.sensitivity.gradient import gradient, jvp, vjp
-from refnode.sensitivity.recipes import RECIPES
 from refnode.solve.initial_value import solve
 
 every_recipe = pytest.mark.parametrize("sensitivity", RECIPES)

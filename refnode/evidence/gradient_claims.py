@@ -8,6 +8,7 @@ import numpy as np
 import refnode
 from refnode.evidence.amplification import Amplification, Units
 from refnode.evidence.references import Flow, closed_form_reference, scipy_reference
+from refnode.evidence.reversible_claims import needs_inverse, undone_rows
 from refnode.evidence.row import (
     EPS, Comparison, Row, attempt, block_scale, flat, input_names, input_vector, single, split_inputs)
 from refnode.evidence.stepper_claims import FrozenSteps, pushed
@@ -85,7 +86,8 @@ class Case:
 def problem_rows(name, recipes, methods, seed):
     """Evidence on one problem, by every recipe and adaptive method asked for."""
     case = Case(name, seed)
-    return (state_rows(case, methods) + recipe_rows(case, recipes, methods)
+    undone, recipes = undone_rows(case, recipes), [name for name in recipes if not needs_inverse(name)]
+    return undone + (state_rows(case, methods) + recipe_rows(case, recipes, methods)
             + frozen_recipe_rows(case, recipes, methods) + scaling_rows(case, recipes, methods)
             + loss_rows(case) + duality_rows(case, recipes, methods))
 

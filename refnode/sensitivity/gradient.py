@@ -13,10 +13,12 @@ from refnode.sensitivity.discrete_adjoint import pull_stored
 from refnode.sensitivity.forward import discrete_tangents, variational_tangents
 from refnode.sensitivity.jumps import initial_tangent, observation_tangent
 from refnode.sensitivity.recipes import OWN_OPTIONS, RECIPES, recipe_named
+from refnode.sensitivity.reversible_adjoint import pull_inverted, pull_stored_states, reversible_tangents
 from refnode.sensitivity.symplectic_adjoint import pull_symplectic
 from refnode.solve.integrate import FINISHED
 from refnode.solve.options import SolveOptions
 from refnode.solve.solution import solution_of
+from refnode.steppers.schemes import REVERSIBLE_NAMES
 
 
 def gradient(problem, sensitivity="discrete", **options):
@@ -114,7 +116,7 @@ def jvp(problem, y0_tan=None, theta_tan=None, t0_tan=0.0, t1_tan=0.0, ts_tan=Non
     slope0 = problem.field(problem.t0, problem.y0, problem.theta)
     y0_tans = initial_tangent(_array("y0_tan", y0_tan, problem.y0.shape), t0_tan, slope0)[None]
     theta_tans = np.ascontiguousarray(_array("theta_tan", theta_tan, problem.theta.shape)[None])
-    tangents = TANGENTS[recipe.equation](problem, options, own, y0_tans, theta_tans)
+    tangents = _of_method(recipe, options, TANGENTS, REVERSIBLE_TANGENTS)(problem, options, own, y0_tans, theta_tans)
     ts_tan = np.array([t1_tan]) if problem.ts_is_t1 else _array("ts_tan", ts_tan, problem.ts.shape)
     slopes = slopes_of(problem.field, problem, problem.y0, tangents.ys, tangents.y1)
     return observation_tangent(tangents.ys_tans[:, 0], ts_tan[:, None], slopes[1:-1]).T
@@ -122,15 +124,16 @@ def jvp(problem, y0_tan=None, theta_tan=None, t0_tan=0.0, t1_tan=0.0, ts_tan=Non
 
 # --- one sweep, by recipe -------------------------------------------------------------------------
 
-TANGENTS = {"variational": variational_tangents, "tangent": discrete_tangents}
+TANGENTS = {("variational", None): variational_tangents, ("tangent", "stored"): discrete_tangents}
+REVERSIBLE_TANGENTS = {("tangent", "stored"): reversible_tangents}                  # of methods with an inverse step
 
 
 def _pull_by_tangents(problem, recipe, options, own, seeds_of):
     """Cotangents: the tangents in every direction of y0 and theta, contracted with the seeds. Implements (VAR-2)."""
     n, p = problem.flow_y0.size, problem.theta.size
     y0_tans, theta_tans = np.eye(n + p)[:, :n], np.eye(n + p)[:, n:]
-    tangents = TANGENTS[recipe.equation](problem, options, own, np.ascontiguousarray(y0_tans),
-                                         np.ascontiguousarray(theta_tans))
+    push = _of_method(recipe, options, TANGENTS, REVERSIBLE_TANGENTS)
+    tangents = push(problem, options, own, np.ascontiguousarray(y0_tans), np.ascontiguousarray(theta_tans))
     seeds = seeds_of(tangents)
     bars = np.einsum("kn,kmn->m", seeds.ys_bar, tangents.ys_tans) + tangents.y1_tans @ seeds.y1_bar
     stats = {**forward_stats(tangents.forward), **tangents.stats}
@@ -150,12 +153,40 @@ PULLS = {                # (equation, reversal) -> pull(problem, recipe, options
     ("continuous", "backsolved_checkpointed"): pull_backsolved,
     ("continuous", "interpolated"): pull_interpolated,
 }
+REVERSIBLE_PULLS = {     # the same for methods with an inverse step
+    ("tangent", "stored"): _pull_by_tangents,
+    ("transpose", "stored"): pull_stored_states,
+    ("transpose", "inverted"): pull_inverted,
+}
+
+
+def _of_method(recipe, options, of_tableaus, of_schemes):
+    """What computes the recipe for the method asked for.
+
+    Raises
+    ------
+    InvalidInputError
+        If nothing does; the message lists what goes with what.
+    """
+    key, has_inverse = (recipe.equation, recipe.reversal), options.scheme is not None
+    table = of_schemes if has_inverse else of_tableaus
+    if key in table:
+        return table[key]
+    (name,) = [name for name, row in RECIPES.items() if row is recipe]
+    if has_inverse:
+        able = [other for other, row in RECIPES.items() if (row.equation, row.reversal) in table]
+        raise InvalidInputError(f"sensitivity {name!r} is not available for method {options.scheme.name!r}, whose "
+                                f"steps it cannot read; there are {able}, or an explicit Runge-Kutta method")
+    raise InvalidInputError(
+        f"sensitivity {name!r} needs a method with an inverse step, one of {', '.join(REVERSIBLE_NAMES)}; method "
+        f"{options.tableau.name!r} has none: couple it, method='mccallum_foster({options.tableau.name})', "
+        "and give n_steps= or steps=")
 
 
 def _pull(problem, sensitivity, options, seeds_of):
     """Cotangents by the named recipe, and the forward trajectory; ``seeds_of(forward) -> Seeds``."""
     recipe, own, options = checked_call(problem, sensitivity, options)
-    return PULLS[recipe.equation, recipe.reversal](problem, recipe, options, own, seeds_of)
+    return _of_method(recipe, options, PULLS, REVERSIBLE_PULLS)(problem, recipe, options, own, seeds_of)
 
 
 def checked_call(problem, sensitivity, options):

@@ -81,6 +81,8 @@ RECIPES = {
                                "Griewank & Walther, Evaluating Derivatives (2008), ch. 12"),
     "symplectic":       Recipe("transpose",   "partner",      None,        "frozen", "vjp", (),
                                "Sanz-Serna, SIAM Rev. 58 (2016); Matsubara et al., NeurIPS 2021"),
+    "reversible":       Recipe("transpose",   "inverted",     None,        "frozen", "vjp", (),
+                               "Zhuang et al., ICLR 2021; Kidger et al., NeurIPS 2021; McCallum & Foster (2024)"),
     "backsolve_plain":  Recipe("continuous",  "backsolved_plain", "augmented", "exact", "vjp", AUGMENTED,
                                "Chen, Rubanova, Bettencourt & Duvenaud, NeurIPS 2018, algorithm 1"),
     "backsolve_checkpointed":

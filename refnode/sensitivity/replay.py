@@ -5,8 +5,8 @@ from refnode.fields.field import VectorField
 from refnode.host_device import python_form
 from refnode.sensitivity.jumps import initial_tangent, observation_tangent
 from refnode.solve.initial_value import flow_tolerances
-from refnode.solve.integrate import integrate_field
 from refnode.solve.options import SolveOptions
+from refnode.solve.reversible_path import ReversibleTrajectory
 from refnode.solve.run import Trajectory
 
 
@@ -40,11 +40,8 @@ def replay(problem, times, method="dopri5", *, y0=None, theta=None, t0=None, t1=
     theta = np.array(problem.theta if theta is None else theta, dtype=complex)
     if t0 is not None:
         start = initial_tangent(start, t0 - problem.t0, _slope(field, problem.t0, start, theta))
-    rtol, atol = flow_tolerances(options, problem, problem.flow_y0)
-    trajectory = Trajectory(options, field, start, theta, problem.t0, problem.t1, problem.ts, keep=True,
-                            rtol=rtol, atol=atol, blocks=np.array([0, start.size]), grid=np.asarray(times),
-                            dtype=complex)
-    trajectory.run(python_form(integrate_field), [field.f])
+    trajectory = _complex_trajectory(problem, options, field, start, theta, np.asarray(times))
+    trajectory.run(python_form(trajectory.driver), [field.f])
     ys, y1 = trajectory.ys.copy(), trajectory.y1.copy()
     if problem.ts_is_t1:
         ts = None if t1 is None else [t1]
@@ -54,6 +51,15 @@ def replay(problem, times, method="dopri5", *, y0=None, theta=None, t0=None, t1=
     if t1 is not None:
         y1 = observation_tangent(y1, t1 - problem.t1, _slope(field, problem.t1, y1, theta))
     return ys.T, y1
+
+
+def _complex_trajectory(problem, options, field, start, theta, times):
+    inputs = (options, field, start, theta, problem.t0, problem.t1, problem.ts)
+    if options.scheme is not None:
+        return ReversibleTrajectory(*inputs, keep=True, grid=times, dtype=complex)
+    rtol, atol = flow_tolerances(options, problem, problem.flow_y0)
+    return Trajectory(*inputs, keep=True, rtol=rtol, atol=atol, blocks=np.array([0, start.size]), grid=times,
+                      dtype=complex)
 
 
 def _complex_field(field):

@@ -90,6 +90,8 @@ class Samples:
     """
 
     def __init__(self, batch, field, y0s, options, *, keep):
+        if options.scheme is not None:
+            raise InvalidInputError(f"method {options.scheme.name!r} does not step batches: solve its problems one by one")
         table, (count, size) = options.tableau, y0s.shape
         self.batch, self.options, self.field, self.y0s = batch, options, field, y0s
         self.s, self.extra, self.n = table.s, table.extra, size

@@ -2,8 +2,9 @@
 import numpy as np
 
 from refnode.checks import require_problem
-from refnode.solve.integrate import integrate_field
+from refnode.errors import InvalidInputError
 from refnode.solve.options import SolveOptions, tolerance_vectors
+from refnode.solve.reversible_path import ReversibleTrajectory, require_separable
 from refnode.solve.run import Trajectory, entry_point
 from refnode.solve.solution import solution_of
 
@@ -37,17 +38,26 @@ def solve_forward(field, y0, problem, options, *, keep, keep_tape=False, dense=F
     """The trajectory of ``field`` from ``y0`` with the times and parameters of ``problem``, and its status."""
     problem.field.check_first_call(problem.t0, problem.y0, problem.theta)
     trajectory = forward_trajectory(field, y0, problem, options, keep, keep_tape, dense)
-    entry, functions = entry_point(integrate_field, field, options.specialize, "f")
+    entry, functions = entry_point(trajectory.driver, field, options.specialize, "f")
     return trajectory, trajectory.run(entry, functions)
 
 
 def forward_trajectory(field, y0, problem, options, keep, keep_tape=False, dense=False):
     """A `Trajectory` ready to run."""
+    if options.scheme is not None:
+        return _reversible_trajectory(field, y0, problem, options, keep, dense)
     rtol, atol = flow_tolerances(options, problem, y0)
     return Trajectory(
         options, field, y0, problem.theta, problem.t0, problem.t1, problem.ts, keep=keep,
                       keep_tape=keep_tape, dense=dense, rtol=rtol, atol=atol,
                       blocks=np.array([0, y0.size]))
+
+
+def _reversible_trajectory(field, y0, problem, options, keep, dense):
+    if dense:
+        raise InvalidInputError(f"method {options.scheme.name!r} has no dense output: give the times you want as ts")
+    require_separable(problem, options.scheme)
+    return ReversibleTrajectory(options, field, y0, problem.theta, problem.t0, problem.t1, problem.ts, keep=keep)
 
 
 def flow_tolerances(options, problem, y0):

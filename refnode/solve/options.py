@@ -8,6 +8,7 @@ import numpy as np
 
 from refnode.errors import InvalidInputError, InvalidTypeError
 from refnode.solve.step_size import CONTROLLERS, control_values
+from refnode.steppers.schemes import REVERSIBLE_NAMES, reversible_method
 from refnode.steppers.tableaus import tableau
 
 MIN_RTOL = 100 * np.finfo(float).eps
@@ -19,8 +20,10 @@ class SolveOptions:
 
     Parameters
     ----------
-    method : str or ButcherTableau
-        An explicit Runge-Kutta method, or its name in `refnode.steppers.tableaus`.
+    method : str, ButcherTableau or ReversibleMethod
+        An explicit Runge-Kutta method, or its name in `refnode.steppers.tableaus`; or a reversible method, for
+        given steps, or its name in `refnode.steppers.schemes`: "alf", "reversible_heun", "leapfrog",
+        "semi_implicit_euler", "mccallum_foster(rk4)".
     rtol, atol : float or array_like (n,)
         A step is accepted when the RMS over components of its error estimate divided by
         ``atol + rtol * |y|`` is below 1. Relative tolerances below 100 eps are raised to it, with a warning.
@@ -60,7 +63,8 @@ class SolveOptions:
 
     def __post_init__(self):
         put = lambda name, value: object.__setattr__(self, name, value)
-        put("tableau", tableau(self.method))
+        put("scheme", reversible_method(self.method))
+        put("tableau", _tableau(self.method) if self.scheme is None else None)
         put("rtol", _relative_tolerance(self.rtol))
         put("atol", _tolerance("atol", self.atol))
         if self.controller not in CONTROLLERS:
@@ -78,9 +82,9 @@ class SolveOptions:
             raise InvalidInputError("give n_steps or steps, not both")
         if self.fixed and self.tstops:
             raise InvalidInputError("tstops chooses where steps end, n_steps and steps do so too: give one")
-        if not self.fixed and not self.tableau.adaptive:
+        if not self.fixed and not (self.tableau or self.scheme).adaptive:
             raise InvalidInputError(
-                f"method {self.tableau.name!r} has no error estimate, so it cannot choose its steps: "
+                f"method {(self.tableau or self.scheme).name!r} has no error estimate, so it cannot choose its steps: "
                 "give n_steps= or steps=, or take an adaptive method such as 'dopri5'")
 
     @property
@@ -141,6 +145,13 @@ OPTION_NAMES = frozenset(field.name for field in dataclasses.fields(SolveOptions
 @functools.lru_cache(maxsize=64, typed=True)
 def _cached_options(**options):
     return SolveOptions(**options)
+
+
+def _tableau(method):
+    try:
+        return tableau(method)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{error} (with given steps also: {', '.join(REVERSIBLE_NAMES)})") from None
 
 
 def _vector(name, value, shape):

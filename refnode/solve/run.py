@@ -6,7 +6,7 @@ import numpy as np
 
 from refnode.host_device import python_form
 from refnode.solve.integrate import (
-    DENSE, FULL, KEEP, KEEP_TAPE, MAX_STEPS, RUNNING, SLICE, STEPS, STOP_AT_TS, T)
+    DENSE, FULL, KEEP, KEEP_TAPE, MAX_STEPS, RUNNING, SLICE, STEPS, STOP_AT_TS, T, integrate_field)
 
 LONGEST_SLICE = 0.05               # seconds in compiled code before Python looks for Ctrl-C
 FIRST_CAPACITY = 256               # steps
@@ -55,6 +55,8 @@ class Storage:
 
 class Trajectory:
     """One solve: its arrays as the drivers take them; see `refnode.solve.integrate.integrate`."""
+
+    driver = integrate_field
 
     def __init__(self, options, field, y0, theta, t0, t1, ts, *, keep, keep_tape=False, dense=False,
                  rtol, atol, blocks, grid=None, first_step=None, dtype=np.float64):

@@ -63,7 +63,10 @@ def _checked_options(method, options):
     if unknown:
         warnings.warn(f"options without effect: {sorted(unknown)}", stacklevel=3)
     known = {name: value for name, value in options.items() if name in KNOWN_OPTIONS}
-    return SolveOptions(method=method, **{"rtol": 1e-3, "atol": 1e-6, **known})
+    checked = SolveOptions(method=method, **{"rtol": 1e-3, "atol": 1e-6, **known})
+    if checked.tableau is None:
+        raise InvalidInputError(f"method {method!r} has no dense output, which solve_ivp needs; use refnode.solve")
+    return checked
 
 
 def _checked_args(args):
