@@ -167,6 +167,8 @@ DRIVERS = {   # module:function -> how long it takes to compile, relatively
     "refnode.sensitivity.equations:integrate_interpolated": 4,
     "refnode.sensitivity.equations:integrate_lam": 4,
     "refnode.sensitivity.equations:integrate_backsolve": 3,
+    "refnode.sensitivity.second_order_adjoint:integrate_second_adjoint": 5,
+    "refnode.sensitivity.second_order_steps:discrete_adjoint_tangent": 4,
     "refnode.sensitivity.forward:integrate_variational": 3,
     "refnode.sensitivity.forward:integrate_staggered": 4,
     "refnode.sensitivity.quadrature:sum_panels": 1,

@@ -9,6 +9,7 @@ import pytest
 
 import cases
 from refnode.errors import InvalidInputError, MissingDerivativeError
+from refnode.evidence.subjects import fields
 from refnode.fields.augmented import with_running_cost
 from refnode.fields.classical import CLASSICAL
 from refnode.fields.field import VectorField
@@ -71,6 +72,11 @@ def addition_error(field, point, hvp=None):
 
 
 # --- the classical fields -------------------------------------------------------------------------
+
+def test_every_shipped_field_has_one():
+    assert [name for name, field in CLASSICAL.items() if field.hvp is None] == []
+    assert [name for name, subject in fields().items() if subject.field.hvp is None] == []
+
 
 @pytest.mark.parametrize("name, n, p", FIELDS)
 def test_hvp_is_the_complex_step_of_vjp_symmetric_and_added(name, n, p):

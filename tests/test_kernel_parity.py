@@ -20,6 +20,7 @@ from refnode.problems.problem import Problem
 from refnode.sensitivity.batch_gradient import gradient_batch
 from refnode.sensitivity.gradient import gradient
 from refnode.solve.batch import solve_batch
+from refnode.sensitivity.second_order import hvp
 from refnode.solve.initial_value import solve
 
 # Driver and twin do the same sums in the same order; the compiler may contract or reassociate nothing, but
@@ -59,6 +60,10 @@ def pair_of(problem):
                  (problem.t0, problem.t1), problem.ts, problem.loss)
 
 
+def second_derivative(problem, sensitivity, **options):
+    return hvp(problem, np.ones(problem.y0.size), np.ones(problem.theta.size), sensitivity=sensitivity, **options)
+
+
 # What to run so that a driver is called, on a problem.
 CASES = {
     "integrate_field": lambda problem, **options: solve(problem, dense_output=True, **options),
@@ -72,6 +77,8 @@ CASES = {
     "discrete_adjoint": lambda problem, **options: gradient(problem, "discrete", **options),
     "integrate_samples": lambda problem, **options: solve_batch(pair_of(problem), **options),
     "discrete_adjoint_samples": lambda problem, **options: gradient_batch(pair_of(problem), **options),
+    "discrete_adjoint_tangent": lambda problem, **options: second_derivative(problem, "forward_over_adjoint", **options),
+    "integrate_second_adjoint": lambda problem, **options: second_derivative(problem, "adjoint_over_adjoint", **options),
     "slopes_at": lambda problem, **options: gradient(problem, "discrete", **options),
 }
 

@@ -12,9 +12,9 @@ from refnode.steppers.explicit_rk import add_slopes, dense_output_vjp, stage_sta
 Dual = collections.namedtuple("Dual", ["value", "tan"])
 
 
-@host_device
+@higher_order
 def row(dual, i):
-    """Row i of a `Dual` of matrices."""
+    """Row i of a `Dual` of matrices. (Not a formula of its own: those cannot return arrays to Python.)"""
     return Dual(dual.value[i], dual.tan[i])
 
 
