@@ -14,7 +14,7 @@ import gradients
 import refnode
 from gradients import blocks, flat, inputs
 from refnode import losses
-from refnode.errors import InvalidInputError, MissingDerivativeError
+from refnode.errors import IntegrationError, InvalidInputError, MissingDerivativeError
 from refnode.fields.field import VectorField
 from refnode.fields.neural import mlp_field
 from refnode.gradcheck import finite_difference_jvp
@@ -499,6 +499,16 @@ def test_missing_derivatives():
 def test_wrong_arguments(arguments, message):
     with pytest.raises(InvalidInputError, match=message):
         hvp(CATALOGUE["pendulum"](), **arguments)
+
+
+@every_way
+def test_failed_solves_and_wrong_functions_are_reported(sensitivity):
+    with pytest.raises(IntegrationError, match="max_steps"):
+        hvp(CATALOGUE["pendulum"](), y0_tan=[1.0, 0.0], sensitivity=sensitivity, max_steps=3)
+    plain = gradients.python_field(CATALOGUE["pendulum"]().field)
+    wrong = VectorField(lambda t, y, theta: y[:1], plain.jvp, plain.vjp, plain.hvp)
+    with pytest.raises(InvalidInputError, match=r"fun returned shape \(1,\), expected \(2,\)"):
+        hvp(CATALOGUE["pendulum"]().replace(field=wrong), y0_tan=[1.0, 0.0], sensitivity=sensitivity)
 
 
 def test_what_else_is_refused():

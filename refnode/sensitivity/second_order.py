@@ -7,7 +7,7 @@ import numpy as np
 from refnode.errors import InvalidInputError
 from refnode.sensitivity.cotangents import Cotangents, Seeds, cotangents_of, forward_stats
 from refnode.sensitivity.discrete_adjoint import pull_cotangents, push_tangents
-from refnode.sensitivity.forward_solve import solved
+from refnode.sensitivity.forward_solve import check_first_call, solved
 from refnode.sensitivity.gradient import (
     _LossSeeds, _array, _require_cost_weight, _require_derivative, _split_options)
 from refnode.sensitivity.jumps import initial_tangent, observation_tangent
@@ -166,6 +166,7 @@ class Direction(typing.NamedTuple):
         y0_tan = _array("y0_tan", y0_tan, problem.y0.shape)
         y0_tan = np.append(y0_tan, np.zeros(problem.flow_y0.size - y0_tan.size))
         theta_tan = np.ascontiguousarray(_array("theta_tan", theta_tan, problem.theta.shape))
+        check_first_call(problem)
         slope0 = problem.flow_field(problem.t0, problem.flow_y0, problem.theta)
         return cls(y0_tan, theta_tan, t0_tan, t1_tan, ts_tan, initial_tangent(y0_tan, t0_tan, slope0))
 

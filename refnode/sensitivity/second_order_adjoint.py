@@ -15,7 +15,7 @@ from refnode.sensitivity.continuous_adjoint import PATH_TYPES, reversed_grid
 from refnode.sensitivity.cotangents import adjoint_unit, own_tolerances
 from refnode.sensitivity.equations import SecondAdjoint
 from refnode.sensitivity.forward import Tangents, integrate_variational
-from refnode.sensitivity.forward_solve import check_first_call, require_finished
+from refnode.sensitivity.forward_solve import require_finished
 from refnode.sensitivity.jumps import observation_jump
 from refnode.solve.initial_value import flow_tolerances
 from refnode.solve.integrate import EVALUATIONS, INTEGRATE_TYPES, REJECTED, STEPS, H, integrate
@@ -46,7 +46,6 @@ class PathTangents(Tangents):
             options, field, np.concatenate([y0, y0_tan]), problem.theta, problem.t0, problem.t1, problem.ts,
             keep=True, dense=True, rtol=np.concatenate([rtol, np.full(n, tangent_rtol)]),
             atol=np.concatenate([atol, np.full(n, tangent_atol * self.scale)]), blocks=block_ends(n, n))
-        check_first_call(problem)
         entry, functions = entry_point(integrate_variational, field, options.specialize, "f", "jvp")
         status = trajectory.run(entry, (*functions, np.ascontiguousarray(theta_tan[None]), n))
         require_finished(trajectory, status, "the solve of state and tangent")
