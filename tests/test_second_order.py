@@ -437,6 +437,15 @@ def test_plain_python_fields_give_the_same_product(sensitivity):
     assert np.max(np.abs(compiled - python)) <= 1e-13 * np.max(np.abs(compiled))
 
 
+@pytest.mark.slow
+@every_way
+def test_specialized_drivers_give_the_same_product(sensitivity):
+    problem = terminal_problem()
+    x_tan = np.random.default_rng(7).standard_normal(inputs(problem).size)
+    general, special = (product(problem, x_tan, sensitivity, n_steps=9, specialize=flag) for flag in (False, True))
+    assert np.max(np.abs(general - special)) <= 1e-13 * np.max(np.abs(general))
+
+
 @every_way
 def test_slices_of_one_step_give_the_same_bits(sensitivity, monkeypatch):
     problem = mlp_problem()

@@ -54,7 +54,7 @@ def _wrong_field(name, seed, f=None, jvp=None, vjp=None, hvp=None):
     field, right = _bodies(name)
     bodies = [new or old for new, old in zip((f, jvp, vjp), right)]
     subject = dataclasses.replace(fields()[name], field=VectorField(
-        *bodies, hvp, name=name, n=field.n, p=field.p))
+        *bodies, hvp=hvp, name=name, n=field.n, p=field.p))
     return rows_of_field(name, subject, seed)
 
 
