@@ -15,6 +15,7 @@ from refnode._version import __version__
 from refnode.errors import InvalidInputError
 from refnode.evidence.field_claims import field_rows
 from refnode.evidence.gradient_claims import problem_rows
+from refnode.evidence.hessian_claims import hessian_rows
 from refnode.evidence.mutants import MISTAKES, checker_rows
 from refnode.evidence.row import GROUPS, VERDICTS, Row
 from refnode.evidence.stepper_claims import stepper_rows
@@ -80,6 +81,7 @@ def tasks(selection):
     plan += [("steppers", name, lambda name=name: stepper_rows(name, seed)) for name in selection.methods]
     plan += [("recipes", name, lambda name=name: problem_rows(name, selection.recipes, selection.methods, seed))
              for name in selection.problems]
+    plan += [("second", name, lambda name=name: hessian_rows(name, seed)) for name in selection.problems]
     return plan + [("checkers", name, lambda name=name: checker_rows(name, seed)) for name in selection.checkers]
 
 
