@@ -171,7 +171,7 @@ def frozen_gradient(problem, times, method, y0, theta):
     (y1_work, z, z_bar), (k_bar, k_extra_bar) = steps.vectors, steps.matrices
     y_bar, theta_bar = np.array(y1_bar, complex), np.zeros(theta.size, complex)
     python_form(discrete_adjoint)(plain.f, plain.vjp, (
-        *steps.shared(position), ys_bar.T, y_bar, y1_work, z, z_bar, k_bar, k_extra_bar, np.empty_like(forward.w),
+        *steps.shared(position), ys_bar.T, y_bar, y1_work, z, z_bar, k_bar, k_extra_bar, forward.storage.w,
         np.zeros(1, complex), np.zeros(1, complex), theta_bar))
     for j in range(position[1]):
         y_bar += ys_bar.T[j]

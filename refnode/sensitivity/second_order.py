@@ -134,9 +134,10 @@ def gauss_newton(problem, y0_tan=None, theta_tan=None, t0_tan=0.0, t1_tan=0.0, t
     instants = Instants(problem, forward.ys, forward.y1, ys_tans[:, 0], y1_tans[0], direction)
     seeds = loss_tangent(problem, instants)
     y0_bar, theta_bar = pull_cotangents(forward, seeds)
-    forward.give_back_tape()
     stats = {**forward_stats(forward), "n_steps_reverse": forward.n_steps}
-    return cotangents_of(problem, forward, seeds, y0_bar, theta_bar, stats)
+    cotangents = cotangents_of(problem, forward, seeds, y0_bar, theta_bar, stats)
+    forward.give_back()
+    return cotangents
 
 
 def _require_loss(problem, what):

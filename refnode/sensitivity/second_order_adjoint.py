@@ -79,7 +79,7 @@ class PathTangents(Tangents):
         self.blocks = block_ends(n, n, p, p)
         self.entry, functions = entry_point(integrate_second_adjoint, field, options.specialize, "f", "vjp", "hvp")
         times, y, k, k_extra, _ = forward.stored()
-        scratch = (np.empty_like(forward.w), np.empty(2 * n), np.empty(n), np.zeros(1), field.new_hvp_tape(1)[0])
+        scratch = (np.empty_like(forward.storage.w), np.empty(2 * n), np.empty(n), np.zeros(1), field.new_hvp_tape(1)[0])
         self.leading = (*functions, self.theta_tan, (options.tableau.P, times, y, k, k_extra), scratch)
         self.t, self.h = problem.t1, None
         self.stats = {"nfev_reverse": 0, "n_steps_reverse": 0, "n_rejected_reverse": 0}

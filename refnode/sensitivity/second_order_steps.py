@@ -123,7 +123,7 @@ class StepTangents(Tangents):
             *forward.method, times, y, k, k_extra, forward.field.new_hvp_tape(s + 2), forward.theta, forward.ts,
             forward.ys_step, position, self.y_tans, self.theta_tan, (seeds.ys_bar, seeds_tan.ys_bar), y_bars,
             pair(n), pair(n), pair(n), np.empty(n), np.empty((s + 1, n)), np.empty((extra, n)), pair(s + 1, n),
-            pair(extra, n), np.empty_like(forward.w), pair(1), theta_bars)
+            pair(extra, n), forward.storage.w, pair(1), theta_bars)
         self._sweep(arguments, position)
         for j in range(position[OBSERVATION]):                  # what is left was observed at t0
             observation_jump(y_bars[0], seeds.ys_bar[j])
@@ -157,7 +157,7 @@ def push_to_step_starts(forward, y0_tan, theta_tan):
     (y1_tan, z, z_tan), (k_tan, k_extra_tan) = steps.vectors, steps.matrices
     steps.sweep(discrete_tangent, "jvp", (
         *forward.method, *forward.stored(), forward.theta, times, step_of[order], position, theta_tan, y_tan,
-        y1_tan, z, z_tan, k_tan, k_extra_tan, np.empty_like(forward.w), found), position)
+        y1_tan, z, z_tan, k_tan, k_extra_tan, forward.storage.w, found), position)
     tangents = np.empty_like(found)
     tangents[order] = found
     return tangents[:K].copy(), np.concatenate([y0_tan[None], tangents[K:]])
