@@ -11,9 +11,9 @@ import numpy as np
 from numba import types
 
 from refnode.host_device import RHS, RHS_HVP, RHS_VJP, VECTOR, driver
-from refnode.sensitivity.continuous_adjoint import PATH_TYPES, reversed_grid
+from refnode.sensitivity.continuous_adjoint import reversed_grid
 from refnode.sensitivity.cotangents import adjoint_unit, own_tolerances
-from refnode.sensitivity.equations import SecondAdjoint
+from refnode.sensitivity.equations import PATH_TYPES, SecondAdjoint
 from refnode.sensitivity.forward import Tangents, integrate_variational
 from refnode.sensitivity.forward_solve import require_finished
 from refnode.sensitivity.jumps import observation_jump
@@ -47,7 +47,7 @@ class PathTangents(Tangents):
             keep=True, dense=True, rtol=np.concatenate([rtol, np.full(n, tangent_rtol)]),
             atol=np.concatenate([atol, np.full(n, tangent_atol * self.scale)]), blocks=block_ends(n, n))
         entry, functions = entry_point(integrate_variational, field, options.specialize, "f", "jvp")
-        status = trajectory.run(entry, (*functions, np.ascontiguousarray(theta_tan[None]), n))
+        status = trajectory.run(entry, (*functions, np.ascontiguousarray(theta_tan[None]), n, np.zeros(1, dtype=np.int64)))
         require_finished(trajectory, status, "the solve of state and tangent")
         ys, y1 = trajectory.ys, trajectory.y1
         super().__init__(trajectory, ys[:, :n].copy(), y1[:n].copy(), ys[:, None, n:].copy(), y1[None, n:].copy())
@@ -73,6 +73,8 @@ class PathTangents(Tangents):
                    for bar in (seeds_tan.ys_bar, seeds_tan.y1_bar)]
         unit_tan = max(*largest, unit * self.scale)
         own_rtol, own_atol = own_tolerances(own, "adjoint", options)
+        if "adjoint_atol" not in own:
+            own_atol = min(own_atol, own_rtol)                  # in units of the seeds 1 is no tolerance
         self.options = options.replace(first_step=None, tstops=False)
         self.rtol = np.full(2 * (n + p), own_rtol)
         self.atol = own_atol * np.repeat([unit, unit_tan, unit, unit_tan], [n, n, p, p])
