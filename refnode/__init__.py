@@ -18,6 +18,7 @@ from refnode.solve.solve_ivp import solve_ivp
 # the derivatives of its solution
 from refnode.sensitivity.gradient import gradient, jvp, vjp
 from refnode.sensitivity.batch_gradient import gradient_batch
+from refnode.sensitivity.second_order import gauss_newton, hvp
 
 # and their proof
 from refnode.gradcheck.verdict import check_gradient

@@ -252,6 +252,8 @@ def _unbox_function_pointer(typ, obj, c):
 RHS = FunctionPointerType(types.void(REAL, VECTOR, VECTOR, VECTOR, VECTOR))
 RHS_JVP = FunctionPointerType(types.void(REAL, VECTOR, VECTOR, REAL, VECTOR, VECTOR, VECTOR, VECTOR))
 RHS_VJP = FunctionPointerType(types.void(REAL, VECTOR, VECTOR, VECTOR, VECTOR, VECTOR, VECTOR, VECTOR))
+RHS_HVP = FunctionPointerType(types.void(REAL, VECTOR, VECTOR, REAL, VECTOR, VECTOR, VECTOR, VECTOR, VECTOR,
+                                         VECTOR, VECTOR, VECTOR))
 
 
 # --- the three decorators -------------------------------------------------------------------------

@@ -1,10 +1,12 @@
 """Losses of a solution: of y at the observation times, of y at the end, and of the whole path.
 
-A loss is a triple, like everything that is differentiated:
+A loss is a triple, like everything that is differentiated, and its second derivative:
 
     ``value(ys, y1) -> float``                           ys : (n, K), y1 : (n,)
     ``jvp(ys, y1, ys_tan, y1_tan) -> float``
     ``vjp(ys, y1) -> ys_bar (n, K), y1_bar (n,)``
+    ``hvp(ys, y1, ys_tan, y1_tan) -> ys_bar_tan (n, K), y1_bar_tan (n,)``, the tangent of vjp,
+                                                         which second derivatives need
 
 Losses add: ``sum_of_squares(data) + terminal(phi, phi_grad) + running_cost(g, g_jvp, g_vjp)``. A running
 cost has no value of its own here: the solver integrates it as one more state.
@@ -13,7 +15,7 @@ import dataclasses
 
 import numpy as np
 
-from refnode.errors import InvalidInputError, InvalidTypeError
+from refnode.errors import InvalidInputError, InvalidTypeError, MissingDerivativeError
 
 
 class Loss:
@@ -31,6 +33,14 @@ class Loss:
         """Tangent of the value, from the cotangents: L' = <ys_bar, ys_tan> + <y1_bar, y1_tan>."""
         ys_bar, y1_bar = self.vjp(ys, y1)
         return float(np.sum(ys_bar * ys_tan) + np.dot(y1_bar, y1_tan))
+
+    def hvp(self, ys, y1, ys_tan, y1_tan):
+        """Tangent of the cotangents: the second derivative of the value times (ys_tan, y1_tan)."""
+        if type(self).vjp is not Loss.vjp:                      # its cotangents are not zero throughout
+            raise MissingDerivativeError(
+                f"loss {type(self).__name__} has no hvp, which second derivatives need: give it a method "
+                "hvp(ys, y1, ys_tan, y1_tan) -> (ys_bar_tan, y1_bar_tan), the tangent of its vjp")
+        return np.zeros(ys.shape), np.zeros(y1.shape)
 
     def __add__(self, other):
         if not isinstance(other, Loss):
@@ -52,6 +62,10 @@ class Sum(Loss):
 
     def vjp(self, ys, y1):
         first, second = self.first.vjp(ys, y1), self.second.vjp(ys, y1)
+        return first[0] + second[0], first[1] + second[1]
+
+    def hvp(self, ys, y1, ys_tan, y1_tan):
+        first, second = (part.hvp(ys, y1, ys_tan, y1_tan) for part in (self.first, self.second))
         return first[0] + second[0], first[1] + second[1]
 
 
@@ -80,6 +94,9 @@ class SumOfSquares(Loss):
     def vjp(self, ys, y1):
         return (2.0 * self._weight(ys)) * self._residual(ys), np.zeros(y1.shape)
 
+    def hvp(self, ys, y1, ys_tan, y1_tan):
+        return (2.0 * self._weight(ys)) * ys_tan, np.zeros(y1.shape)
+
 
 class Linear(Loss):
     """L = sum_ik w_ik y_i(t_k)."""
@@ -99,18 +116,27 @@ class Linear(Loss):
     def vjp(self, ys, y1):
         return self._weights_for(ys).copy(), np.zeros_like(y1)
 
+    def hvp(self, ys, y1, ys_tan, y1_tan):
+        return np.zeros(ys.shape), np.zeros(y1.shape)
+
 
 class Terminal(Loss):
-    """L = phi(y(t1)), with the user's phi and its gradient."""
+    """L = phi(y(t1)), with the user's phi, its gradient, and its Hessian times a vector."""
 
-    def __init__(self, phi, phi_grad):
-        self.phi, self.phi_grad = phi, phi_grad
+    def __init__(self, phi, phi_grad, phi_hvp=None):
+        self.phi, self.phi_grad, self.phi_hvp = phi, phi_grad, phi_hvp
 
     def value(self, ys, y1):
         return self.phi(y1)
 
     def vjp(self, ys, y1):
         return np.zeros_like(ys), np.asarray(self.phi_grad(y1), dtype=np.float64)
+
+    def hvp(self, ys, y1, ys_tan, y1_tan):
+        if self.phi_hvp is None:
+            raise MissingDerivativeError("the terminal loss has no phi_hvp, which second derivatives need; give "
+                                         "terminal(phi, phi_grad, phi_hvp), phi_hvp(y1, y1_tan) -> (n,)")
+        return np.zeros(ys.shape), np.asarray(self.phi_hvp(y1, y1_tan), dtype=np.float64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +146,7 @@ class RunningCost(Loss):
     g: object
     g_jvp: object
     g_vjp: object
+    g_hvp: object = None
 
     @property
     def running(self):
@@ -141,16 +168,18 @@ def linear(weights):
     return Linear(weights)
 
 
-def terminal(phi, phi_grad):
-    """L = phi(y(t1)); ``phi(y1) -> float``, ``phi_grad(y1) -> (n,)``."""
-    return Terminal(phi, phi_grad)
+def terminal(phi, phi_grad, phi_hvp=None):
+    """L = phi(y(t1)); ``phi(y1) -> float``, ``phi_grad(y1) -> (n,)``, ``phi_hvp(y1, y1_tan) -> (n,)``."""
+    return Terminal(phi, phi_grad, phi_hvp)
 
 
-def running_cost(g, g_jvp=None, g_vjp=None):
+def running_cost(g, g_jvp=None, g_vjp=None, g_hvp=None):
     """L = integral of g over [t0, t1], integrated as one more state under the solver's error control.
 
     ``g(t, y, theta) -> float``; ``g_jvp(t, y, theta, t_tan, y_tan, theta_tan) -> float``;
     ``g_vjp(t, y, theta, g_bar, t_bar, y_bar, theta_bar)`` adds g_bar times the derivatives of g to
-    ``t_bar`` (1,), ``y_bar`` (n,), ``theta_bar`` (p,). All compiled by njit, or all plain Python.
+    ``t_bar`` (1,), ``y_bar`` (n,), ``theta_bar`` (p,); its tangent ``g_hvp(t, y, theta, t_tan, y_tan,
+    theta_tan, g_bar, g_bar_tan, t_bar_tan, y_bar_tan, theta_bar_tan)`` adds to the last three. All compiled
+    by njit, or all plain Python.
     """
-    return RunningCost(g, g_jvp, g_vjp)
+    return RunningCost(g, g_jvp, g_vjp, g_hvp)

@@ -15,6 +15,7 @@ from refnode._version import __version__
 from refnode.errors import InvalidInputError
 from refnode.evidence.field_claims import field_rows
 from refnode.evidence.gradient_claims import problem_rows
+from refnode.evidence.hessian_claims import hessian_rows
 from refnode.evidence.mutants import MISTAKES, checker_rows
 from refnode.evidence.row import GROUPS, VERDICTS, Row
 from refnode.evidence.stepper_claims import stepper_rows
@@ -80,6 +81,7 @@ def tasks(selection):
     plan += [("steppers", name, lambda name=name: stepper_rows(name, seed)) for name in selection.methods]
     plan += [("recipes", name, lambda name=name: problem_rows(name, selection.recipes, selection.methods, seed))
              for name in selection.problems]
+    plan += [("second", name, lambda name=name: hessian_rows(name, seed)) for name in selection.problems]
     return plan + [("checkers", name, lambda name=name: checker_rows(name, seed)) for name in selection.checkers]
 
 
@@ -167,6 +169,8 @@ DRIVERS = {   # module:function -> how long it takes to compile, relatively
     "refnode.sensitivity.equations:integrate_interpolated": 4,
     "refnode.sensitivity.equations:integrate_lam": 4,
     "refnode.sensitivity.equations:integrate_backsolve": 3,
+    "refnode.sensitivity.second_order_adjoint:integrate_second_adjoint": 5,
+    "refnode.sensitivity.second_order_steps:discrete_adjoint_tangent": 4,
     "refnode.sensitivity.forward:integrate_variational": 3,
     "refnode.sensitivity.forward:integrate_staggered": 4,
     "refnode.sensitivity.quadrature:sum_panels": 1,

@@ -79,6 +79,28 @@ def evaluate_vjp(field, point, vjp=None, prefill=0.0):
     return np.concatenate(bars)
 
 
+def evaluate_hvp(field, point, x_tan, dy_bar_tan, hvp=None, prefill=0.0):
+    """Tangents of (t_bar, y_bar, theta_bar) in one vector, begun at ``prefill``, along x_tan and dy_bar_tan."""
+    n, tape = len(point.y), field.new_hvp_tape(1)[0]
+    tape[field.tape_header.size:] = np.nan
+    field.f(point.t, point.y, point.theta, tape, np.empty_like(point.y))
+    bars = [np.full(size, prefill) for size in (1, n, len(point.theta))]
+    (field.hvp if hvp is None else hvp)(
+        point.t, point.y, point.theta, x_tan[0], x_tan[1:1 + n].copy(), x_tan[1 + n:].copy(), tape,
+        point.dy_bar, dy_bar_tan, *bars)
+    return np.concatenate(bars)
+
+
+def complex_step_hvp(vjp, point, x_tan, dy_bar_tan):
+    """The same by a complex step through the plain Python form of the vjp: exact to rounding."""
+    n, step = len(point.y), 1j * COMPLEX_STEP
+    bars = [np.zeros(size, complex) for size in (1, n, len(point.theta))]
+    python_body(vjp)(point.t + step * x_tan[0], point.y + step * x_tan[1:1 + n],
+                     point.theta + step * x_tan[1 + n:], np.empty(0, complex),
+                     point.dy_bar + step * dy_bar_tan, *bars)
+    return np.concatenate(bars).imag / COMPLEX_STEP
+
+
 def complex_step_jac(field, point):
     """d dy/d(t, y, theta), shape (n, 1 + n + p), by complex steps: exact to rounding."""
     n, x = len(point.y), np.concatenate(([point.t], point.y, point.theta))

@@ -75,9 +75,9 @@ def weighted_error(problem, found, expected):
 
 def python_field(field):
     """The same field as plain Python functions, for the un-jitted drivers."""
-    f, f_jvp, f_vjp = (cases.python_body(function) for function in (field.f, field.jvp, field.vjp))
-    return VectorField(f, f_jvp, f_vjp, name=field.name, n=field.n, p=field.p, tape_size=field.tape_size,
-                       tape_header=field.tape_header, numpy_form=field.numpy_form)
+    f, f_jvp, f_vjp, f_hvp = (cases.python_body(function) for function in (field.f, field.jvp, field.vjp, field.hvp))
+    return VectorField(f, f_jvp, f_vjp, f_hvp, name=field.name, n=field.n, p=field.p, tape_size=field.tape_size,
+                       tape_header=field.tape_header, hvp_tape_size=field.hvp_tape_size, numpy_form=field.numpy_form)
 
 
 class Scaled(losses.Loss):

@@ -26,7 +26,8 @@ NOT_ARGUMENTS = {"dt", "dt0", "params", "N", "func", "grad_f", "x_dot", "y_dot",
 NOT_SUFFIXES = ("_fwd", "_bwd", "_backward", "_gpu", "_fast")
 NOT_MODULES = {"utils", "util", "misc", "common", "base", "core", "helpers"}
 DISCRETE = {"steppers/explicit_rk.py", "steppers/reversible.py", "steppers/symplectic.py", "steppers/schemes.py",
-            "sensitivity/reversible_adjoint.py", "sensitivity/discrete_adjoint.py", "sensitivity/replay.py"}      # never lam
+            "steppers/explicit_rk_hvp.py", "sensitivity/second_order_steps.py", "sensitivity/reversible_adjoint.py",
+            "sensitivity/discrete_adjoint.py", "sensitivity/replay.py"}      # never lam
 
 LINES_MEDIAN, LINES_MOST, LINES_EVER, LINES_FILE = 8, 35, 60, 400
 ORDER = ("t", "h", "y", "theta")

@@ -19,11 +19,14 @@ WARM_UP = """
 import refnode
 from refnode.problems.catalogue import CATALOGUE
 from refnode.sensitivity.recipes import RECIPES
+from refnode.sensitivity.second_order import SECOND_ORDER
 for name, recipe in RECIPES.items():
     options = {"method": "alf", "n_steps": 4} if recipe.reversal == "inverted" else {}
     refnode.gradient(CATALOGUE["exponential_decay"](), name, **options)
 batch = refnode.Batch(refnode.fields.exponential_decay, [[1.0]], [1.0], loss=refnode.losses.sum_of_squares())
 refnode.solve_batch(batch), refnode.gradient_batch(batch)
+for name in SECOND_ORDER:
+    refnode.hvp(CATALOGUE["exponential_decay"](), theta_tan=[1.0], sensitivity=name)
 """
 
 

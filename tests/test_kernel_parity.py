@@ -20,6 +20,7 @@ from refnode.problems.problem import Problem
 from refnode.sensitivity.batch_gradient import gradient_batch
 from refnode.sensitivity.gradient import gradient
 from refnode.solve.batch import solve_batch
+from refnode.sensitivity.second_order import hvp
 from refnode.solve.initial_value import solve
 
 # Driver and twin do the same sums in the same order; the compiler may contract or reassociate nothing, but
@@ -67,6 +68,10 @@ def reversibly(problem, sensitivity, n_steps=6, method="rk4", **options):
     return gradient(problem, sensitivity, method=REVERSIBLE[method], n_steps=n_steps)
 
 
+def second_derivative(problem, sensitivity, **options):
+    return hvp(problem, np.ones(problem.y0.size), np.ones(problem.theta.size), sensitivity=sensitivity, **options)
+
+
 # What to run so that a driver is called, on a problem.
 CASES = {
     "integrate_field": lambda problem, **options: solve(problem, dense_output=True, **options),
@@ -86,6 +91,8 @@ CASES = {
     "integrate_reversible": lambda problem, **options: reversibly(problem, "reversible", **options),
     "reversible_tangent": lambda problem, **options: reversibly(problem, "discrete_forward", **options),
     "reversible_adjoint": lambda problem, **options: reversibly(problem, "reversible", **options),
+    "discrete_adjoint_tangent": lambda problem, **options: second_derivative(problem, "forward_over_adjoint", **options),
+    "integrate_second_adjoint": lambda problem, **options: second_derivative(problem, "adjoint_over_adjoint", **options),
     "slopes_at": lambda problem, **options: gradient(problem, "discrete", **options),
 }
 

@@ -4,7 +4,7 @@ import pytest
 
 from gradients import RECIPES, Scaled
 from refnode import losses
-from refnode.errors import InvalidInputError, InvalidTypeError
+from refnode.errors import InvalidInputError, InvalidTypeError, MissingDerivativeError
 from refnode.problems.catalogue import CATALOGUE
 from refnode.sensitivity.gradient import gradient
 
@@ -69,6 +69,51 @@ def test_wrong_cotangents_are_caught(name, mutate):
     worst = max(np.max(np.abs(found - expected)) for found, expected in zip(
         mutate(LOSSES[name].vjp(YS, Y1)), complex_step_cotangents(LOSSES[name])))
     assert worst > 1e3 * 16 * EPS * 10.0
+
+
+# --- second derivatives ---------------------------------------------------------------------------
+
+def phi_hvp(y1, y1_tan):
+    s, c, v = np.sin(y1[0]), np.cos(y1[0]), y1_tan
+    return np.array([-s * y1[1] ** 2 * v[0] + 2.0 * c * y1[1] * v[1], 2.0 * c * y1[1] * v[0] + 2.0 * s * v[1]])
+
+
+class Curved(losses.Loss):
+    """A loss whose cotangent is nonlinear, and may be complex."""
+
+    def vjp(self, ys, y1):
+        return np.cos(ys), phi_grad(y1)
+
+    def hvp(self, ys, y1, ys_tan, y1_tan):
+        return -np.sin(ys) * ys_tan, phi_hvp(y1, y1_tan)
+
+
+def complex_step_tangents(loss, ys_tan, y1_tan):
+    return [np.imag(bar) / H for bar in loss.vjp(YS + 1j * H * ys_tan, Y1 + 1j * H * y1_tan)]
+
+
+@pytest.mark.parametrize("name, loss", [
+    *((name, LOSSES[name]) for name in ("none", "sum_of_squares", "no_data", "mean_of_squares", "linear", "running")),
+    ("curved", Curved()), ("sum", Curved() + losses.mean_of_squares(DATA) + losses.linear(DATA))])
+def test_second_derivatives_equal_complex_steps_of_the_cotangents(name, loss):
+    ys_tan, y1_tan = RNG.standard_normal((2, 3)), RNG.standard_normal(2)
+    found, expected = loss.hvp(YS, Y1, ys_tan, y1_tan), complex_step_tangents(loss, ys_tan, y1_tan)
+    for one, other in zip(found, expected):
+        assert one.shape == other.shape and np.max(np.abs(one - other)) <= 16 * EPS * max(np.max(np.abs(other)), 1.0)
+
+
+def test_second_derivative_of_a_terminal_loss():
+    y1_tan = RNG.standard_normal(2)
+    ys_bar_tan, y1_bar_tan = losses.terminal(phi, phi_grad, phi_hvp).hvp(YS, Y1, 0.0 * YS, y1_tan)
+    np.testing.assert_array_equal(ys_bar_tan, 0.0 * YS)
+    np.testing.assert_allclose(y1_bar_tan, phi_grad(Y1 + 1j * H * y1_tan).imag / H, rtol=1e-14)
+
+
+def test_a_loss_without_second_derivative_says_so():
+    for loss, message in ((LOSSES["scaled"], "Scaled has no hvp.*hvp\\(ys, y1, ys_tan, y1_tan\\)"),
+                          (LOSSES["terminal"], "phi_hvp"), (LOSSES["sum"], "phi_hvp")):
+        with pytest.raises(MissingDerivativeError, match=message):
+            loss.hvp(YS, Y1, YS, Y1)
 
 
 # --- values ---------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from refnode.evidence.amplification import Amplification, Units
 from refnode.evidence.field_claims import rows_of_field
 from refnode.evidence.references import Flow, closed_form_reference, scipy_reference
 from refnode.evidence.row import EPS, Comparison, flat, input_names, input_vector, single, split_inputs, verdict_of
+from refnode.evidence.hessian_claims import hessian_rows
 from refnode.evidence.stepper_claims import order_row
 from refnode.evidence.subjects import Subject, closed_forms, fields, problems
 from refnode.fields import classical
@@ -82,7 +83,7 @@ def outcome():
 def test_right_derivatives_pass(outcome):
     assert [row for row in outcome.rows if row.verdict != "PASS"] == []
     assert outcome.exit_code == 0
-    assert {row.group for row in outcome.rows} == {"fields", "steppers", "recipes", "losses", "duality", "checkers"}
+    assert {row.group for row in outcome.rows} == {"fields", "steppers", "recipes", "second", "losses", "duality", "checkers"}
     assert {row.recipe for row in outcome.rows} >= set(RECIPES)
     assert all(row.reason and row.worst for row in outcome.rows)
     assert f"{len(outcome.rows)} rows: {len(outcome.rows)} PASS, 0 INCONCLUSIVE, 0 FAIL, 0 ERROR in" in outcome.totals()
@@ -122,6 +123,19 @@ def test_a_wrong_vjp_of_a_registered_field_fails(monkeypatch):
             ("losses", ""), ("duality", "discrete")} <= failed
     assert ("recipes", "forward") not in failed                   # which uses the jvp, and that is right
     assert outcome.exit_code == 1
+
+
+def test_a_wrong_hvp_of_a_registered_field_fails(monkeypatch):
+    """One that takes the vjp for linear in dy_bar and constant in the rest; its Hessian is symmetric all the same."""
+    right = classical.cosine_relaxation
+
+    def hvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_bar, dy_bar_tan, t_bar_tan, y_bar_tan, theta_bar_tan):
+        right.vjp.py_func(t, y, theta, tape, dy_bar_tan, t_bar_tan, y_bar_tan, theta_bar_tan)
+    put(monkeypatch, "cosine_relaxation", VectorField(
+        right.f.py_func, right.jvp.py_func, right.vjp.py_func, hvp, name="cosine_relaxation", n=1, p=1))
+    of_problem, of_field = hessian_rows("cosine_relaxation", 0), rows_of_field("", fields()["cosine_relaxation"], 0)
+    assert [row.evidence for row in of_problem if row.verdict == "FAIL"][:1] == ["H v = finite differences of gradient"]
+    assert "hvp = finite differences of vjp" in [row.evidence for row in of_field if row.verdict == "FAIL"]
 
 
 def test_a_wrong_right_hand_side_with_right_derivatives_fails(monkeypatch):

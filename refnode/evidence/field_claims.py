@@ -1,4 +1,6 @@
-"""Rows about right-hand sides: f, jvp and vjp of every field against complex steps and finite differences."""
+"""Rows about right-hand sides: f, jvp, vjp and hvp of every field against complex steps and finite differences."""
+import functools
+
 import numpy as np
 
 from refnode.evidence.references import columns_form
@@ -23,6 +25,7 @@ class FieldPoint:
         if subject.signed:                    # of either sign, so that no activation saturates
             self.y, self.theta = rng.standard_normal(n), 0.5 * rng.standard_normal(p)
         self.dy_bar, self.tangent = rng.standard_normal(n), rng.standard_normal(1 + n + p)
+        self.dy_bar_tan, self.other = rng.standard_normal(n), rng.standard_normal(1 + n + p)
         self.x = np.concatenate([[self.t], self.y, self.theta])
         self.tape, self.dy = field.new_tape(1)[0], np.full(n, np.nan)
         field.f(self.t, self.y, self.theta, self.tape, self.dy)
@@ -48,6 +51,33 @@ class FieldPoint:
         for _ in range(times):
             self.field.f(self.t, self.y, self.theta, self.tape, np.empty_like(self.dy))
             self.field.vjp(self.t, self.y, self.theta, self.tape, self.dy_bar, *bars)
+        return np.concatenate(bars)
+
+    def hvp(self, tangent, dy_bar_tan):
+        """Tangent of (t_bar, y_bar, theta_bar), after a call of f into a tape long enough."""
+        n, tape = self.y.size, self.field.new_hvp_tape(1)[0]
+        bars = [np.zeros(size) for size in (1, n, self.theta.size)]
+        self.field.f(self.t, self.y, self.theta, tape, np.empty_like(self.dy))
+        self.field.hvp(self.t, self.y, self.theta, tangent[0], tangent[1:1 + n].copy(), tangent[1 + n:].copy(),
+                       tape, self.dy_bar, dy_bar_tan, *bars)
+        return np.concatenate(bars)
+
+    def hvp_along(self):
+        return self.hvp(self.tangent, self.dy_bar_tan)
+
+    @functools.cached_property
+    def hvp_size(self):
+        """What the entries of `hvp_along` are sums of, in magnitude."""
+        zero, units = np.zeros(self.y.size), np.eye(self.tangent.size)
+        return np.abs([self.hvp(unit, zero) for unit in units]) @ np.abs(self.tangent) + np.abs(self.dy_bar_tan) @ self.size
+
+    def vjp_at(self, z):
+        """(t_bar, y_bar, theta_bar) at inputs and a cotangent in one vector."""
+        n, m = self.y.size, self.x.size
+        t, y, theta, dy_bar = z[0], z[1:1 + n].copy(), z[1 + n:m].copy(), z[m:].copy()
+        tape, bars = self.field.new_tape(1)[0], [np.zeros(size) for size in (1, n, self.theta.size)]
+        self.field.f(t, y, theta, tape, np.empty_like(self.dy))
+        self.field.vjp(t, y, theta, tape, dy_bar, *bars)
         return np.concatenate(bars)
 
     def f_along(self, x):
@@ -78,6 +108,8 @@ def rows_of_field(name, subject, seed):
     claims = (("f, compiled = plain Python", _same_f), ("jvp = complex step of f", _jvp_complex),
               ("vjp, twice = complex step of f", _vjp_complex), ("<w, jvp v> = <vjp w, v>", _transposed),
               ("jvp = finite differences of f", _jvp_differences))
+    if subject.field.hvp is not None:
+        claims += (("hvp = finite differences of vjp", _hvp_differences), ("<u, hvp v> = <v, hvp u>", _symmetric))
     return [attempt("fields", name, evidence, "formula", lambda claim=claim, **head: claim(points, **head), field=name)
             for evidence, claim in claims]
 
@@ -119,6 +151,23 @@ def _jvp_differences(points, **head):
     return _stacked(points, FieldPoint.jvp, lambda p: found[id(p)].value, magnitude, _output_names(points[0], "dy_tan"),
                     lambda p: found[id(p)].error, lambda p: 1e-7 * magnitude(p)).row(
         reason="1e-7 |J| |v|, where the differences are certain to that", **head)
+
+
+def _hvp_differences(points, **head):
+    """With every input and dy_bar moving at once."""
+    found = {id(p): finite_difference_jvp(p.vjp_at, np.concatenate([p.x, p.dy_bar]),
+                                          np.concatenate([p.tangent, p.dy_bar_tan])) for p in points}
+    magnitude = lambda p: p.hvp_size + np.max(p.hvp_size)
+    return _stacked(points, FieldPoint.hvp_along, lambda p: found[id(p)].value, magnitude, _bar_names(points[0]),
+                    lambda p: found[id(p)].error, lambda p: 1e-7 * magnitude(p)).row(
+        reason="1e-7 |H| |v|, where the differences are certain to that", **head)
+
+
+def _symmetric(points, **head):
+    zero = lambda p: np.zeros(p.y.size)
+    size = lambda p: np.abs(p.other) @ p.hvp_size
+    return _stacked(points, lambda p: p.other @ p.hvp(p.tangent, zero(p)), lambda p: p.tangent @ p.hvp(p.other, zero(p)),
+                    size, ["<u, H v>"]).row(reason="rounding: (32 + entries of J) eps |u| (|H| |v| + |J| |w|)", **head)
 
 
 def _output_names(point, block):

@@ -49,12 +49,12 @@ def _bodies(name):
     return field, [getattr(function, "py_func", function) for function in (field.f, field.jvp, field.vjp)]
 
 
-def _wrong_field(name, seed, f=None, jvp=None, vjp=None):
+def _wrong_field(name, seed, f=None, jvp=None, vjp=None, hvp=None):
     """The rows of a field with some of its functions replaced."""
     field, right = _bodies(name)
     bodies = [new or old for new, old in zip((f, jvp, vjp), right)]
     subject = dataclasses.replace(fields()[name], field=VectorField(
-        bodies[0], jvp=bodies[1], vjp=bodies[2], name=name, n=field.n, p=field.p))
+        *bodies, hvp=hvp, name=name, n=field.n, p=field.p))
     return rows_of_field(name, subject, seed)
 
 
@@ -67,6 +67,16 @@ def flipped_sign(seed):
         theta_bar[1] += 2.0 * y[0] * y[1] * dy_bar[0]
 
     return _wrong_field("lotka_volterra", seed, vjp=vjp)
+
+
+def curvature_forgotten(seed):
+    """The hvp of the pendulum as if its vjp were linear in dy_bar and constant in everything else."""
+    _, (_, _, right) = _bodies("pendulum")
+
+    def hvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_bar, dy_bar_tan, t_bar_tan, y_bar_tan, theta_bar_tan):
+        right(t, y, theta, tape, dy_bar_tan, t_bar_tan, y_bar_tan, theta_bar_tan)
+
+    return _wrong_field("pendulum", seed, hvp=hvp)
 
 
 def dropped_term(seed):
@@ -241,6 +251,7 @@ MISTAKES = {
     "vjp: df/dt forgotten": forgotten_time,
     "vjp: J in place of its transpose": jacobian_not_transposed,
     "jvp: a term dropped": dropped_term,
+    "hvp: second derivatives forgotten": curvature_forgotten,
     "jvp and vjp wrong alike": wrong_alike,
     "gradient: factor 2": _wrong_gradient(_doubled),
     "gradient: 1e-4 of one component": _wrong_gradient(_one_part_in_ten_thousand),

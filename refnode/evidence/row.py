@@ -9,9 +9,10 @@ EPS = float(np.finfo(float).eps)
 POWER = 0.01       # a bound above this part of the quantity itself could let a wrong one pass
 
 GROUPS = {
-    "fields": "Right-hand sides: the hand-written jvp and vjp of every field",
+    "fields": "Right-hand sides: the hand-written jvp, vjp and hvp of every field",
     "steppers": "Steppers: order of accuracy, and the tangent and transpose of the steps",
     "recipes": "Sensitivity recipes: gradients of whole problems, with respect to y0, theta, t0, t1 and ts",
+    "second": "Second derivatives: Hessian-vector products of whole problems, on frozen steps",
     "losses": "Losses as plain functions: finite differences and Taylor remainders",
     "duality": "Public jvp and vjp: <w, S v> = <S^T w, v> over all inputs",
     "checkers": "The checkers themselves: derivatives wrong on purpose; PASS means caught, by the evidence named",

@@ -39,7 +39,21 @@ def riccati_vjp(t, y, theta, tape, dy_bar, t_bar, y_bar, theta_bar):
     theta_bar[0] += y[0] * y[0] * dy_bar[0]
 
 
-riccati = VectorField(riccati_rhs, jvp=riccati_jvp, vjp=riccati_vjp, name="riccati", n=1, p=1,
+@host_device
+def riccati_hvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_bar, dy_bar_tan, t_bar_tan, y_bar_tan,
+                theta_bar_tan):
+    """Tangent of `riccati_vjp`."""
+    s, c = np.sin(t), np.cos(t)
+    # t_bar[0] -= y[0]*sin(t)*dy_bar[0]
+    t_bar_tan[0] -= (y_tan[0] * s + y[0] * c * t_tan) * dy_bar[0] + y[0] * s * dy_bar_tan[0]
+    # y_bar[0] += (cos(t) + 2*theta[0]*y[0])*dy_bar[0]
+    slope_tan = -s * t_tan + 2.0 * (theta_tan[0] * y[0] + theta[0] * y_tan[0])
+    y_bar_tan[0] += slope_tan * dy_bar[0] + (c + 2.0 * theta[0] * y[0]) * dy_bar_tan[0]
+    # theta_bar[0] += y[0]*y[0]*dy_bar[0]
+    theta_bar_tan[0] += 2.0 * y[0] * y_tan[0] * dy_bar[0] + y[0] * y[0] * dy_bar_tan[0]
+
+
+riccati = VectorField(riccati_rhs, jvp=riccati_jvp, vjp=riccati_vjp, hvp=riccati_hvp, name="riccati", n=1, p=1,
                       parameter_names=("c",))
 
 
@@ -71,11 +85,12 @@ def mlp_problem():
 def running_cost_problem():
     """Lotka-Volterra with a running cost, a terminal cost and observations; plain Python throughout."""
     field = classical.CLASSICAL["lotka_volterra"]
-    bodies = [getattr(function, "py_func", function) for function in (field.f, field.jvp, field.vjp)]
-    plain = VectorField(bodies[0], jvp=bodies[1], vjp=bodies[2], name=field.name, n=2, p=4,
+    bodies = [getattr(function, "py_func", function) for function in (field.f, field.jvp, field.vjp, field.hvp)]
+    plain = VectorField(*bodies, name=field.name, n=2, p=4,
                         state_names=field.state_names, parameter_names=field.parameter_names)
-    cost = losses.running_cost(_effort, _effort_jvp, _effort_vjp)
-    final = losses.terminal(lambda y: y[0] * y[1], lambda y: np.array([y[1], y[0]]))
+    cost = losses.running_cost(_effort, _effort_jvp, _effort_vjp, _effort_hvp)
+    final = losses.terminal(lambda y: y[0] * y[1], lambda y: np.array([y[1], y[0]]),
+                            lambda y, y_tan: np.array([y_tan[1], y_tan[0]]))
     return catalogue.lotka_volterra_problem().replace(
         field=plain, t1=2.0, ts=[0.703125, 1.390625],
         loss=losses.sum_of_squares([[2.0, 4.0], [0.5, 0.75]]) + final + cost)
@@ -94,6 +109,14 @@ def _effort_vjp(t, y, theta, g_bar, t_bar, y_bar, theta_bar):
     t_bar[0] -= theta[0] * y[0] * y[0] * np.sin(t) * g_bar
     y_bar[0] += 2.0 * theta[0] * y[0] * np.cos(t) * g_bar
     theta_bar[0] += y[0] * y[0] * np.cos(t) * g_bar
+
+
+def _effort_hvp(t, y, theta, t_tan, y_tan, theta_tan, g_bar, g_bar_tan, t_bar_tan, y_bar_tan, theta_bar_tan):
+    s, c, square, square_tan = np.sin(t), np.cos(t), y[0] * y[0], 2.0 * y[0] * y_tan[0]
+    weight, weight_tan = theta[0] * g_bar, theta_tan[0] * g_bar + theta[0] * g_bar_tan
+    t_bar_tan[0] -= weight_tan * square * s + weight * (square_tan * s + square * c * t_tan)
+    y_bar_tan[0] += 2.0 * (weight_tan * y[0] * c + weight * (y_tan[0] * c - y[0] * s * t_tan))
+    theta_bar_tan[0] += g_bar_tan * square * c + g_bar * (square_tan * c - square * s * t_tan)
 
 
 def backwards_problem():

@@ -20,15 +20,16 @@ def with_running_cost(field, cost):
     field : VectorField
     cost : refnode.losses.RunningCost
     """
-    parts = (cost.g, cost.g_jvp, cost.g_vjp)
+    parts = (cost.g, cost.g_jvp, cost.g_vjp, cost.g_hvp)
     compiled = field.compiled and all(is_compiled(part) for part in parts if part is not None)
     wrap = njit(error_model="numpy") if compiled else lambda function: function
     f_jvp = None if field.jvp is None or cost.g_jvp is None else wrap(_jvp(field.jvp, cost.g_jvp))
     f_vjp = None if field.vjp is None or cost.g_vjp is None else wrap(_vjp(field.vjp, cost.g_vjp))
+    f_hvp = None if field.hvp is None or cost.g_hvp is None else wrap(_hvp(field.hvp, cost.g_hvp))
     return VectorField(
-        wrap(_rhs(field.f, cost.g)), jvp=f_jvp, vjp=f_vjp, name=f"{field.name}+running_cost",
+        wrap(_rhs(field.f, cost.g)), jvp=f_jvp, vjp=f_vjp, hvp=f_hvp, name=f"{field.name}+running_cost",
         n=None if field.n is None else field.n + 1, p=field.p,
-        tape_size=field.tape_size, tape_header=field.tape_header,
+        tape_size=field.tape_size, tape_header=field.tape_header, hvp_tape_size=field.hvp_tape_size,
         numpy_form=None if field.numpy_form is None else _numpy_form(field.numpy_form, cost.g))
 
 
@@ -60,3 +61,14 @@ def _vjp(f_vjp, g_vjp):
         f_vjp(t, y[:n], theta, tape, dy_bar[:n], t_bar, y_bar[:n], theta_bar)   # dy[:n] = f(t, y[:n])
         g_vjp(t, y[:n], theta, dy_bar[n], t_bar, y_bar[:n], theta_bar)          # dy[n] = g(t, y[:n])
     return f_and_g_vjp
+
+
+def _hvp(f_hvp, g_hvp):
+    def f_and_g_hvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_bar, dy_bar_tan, t_bar_tan, y_bar_tan,
+                    theta_bar_tan):
+        n = y.shape[0] - 1
+        f_hvp(t, y[:n], theta, t_tan, y_tan[:n], theta_tan, tape, dy_bar[:n], dy_bar_tan[:n], t_bar_tan,
+              y_bar_tan[:n], theta_bar_tan)
+        g_hvp(t, y[:n], theta, t_tan, y_tan[:n], theta_tan, dy_bar[n], dy_bar_tan[n], t_bar_tan,
+              y_bar_tan[:n], theta_bar_tan)
+    return f_and_g_hvp

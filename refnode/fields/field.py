@@ -6,7 +6,7 @@ from numba import njit
 from numba.core.errors import TypingError
 
 from refnode.errors import InvalidInputError, InvalidTypeError, MissingDerivativeError
-from refnode.host_device import RHS, RHS_JVP, RHS_VJP, FunctionPointer, is_compiled
+from refnode.host_device import RHS, RHS_HVP, RHS_JVP, RHS_VJP, FunctionPointer, is_compiled
 
 JVP_HINT = ("write it by hand and pass {which}=, or let SymPy derive it: "
             'VectorField.from_expressions(["theta[0]*y[0]", ...]) (optional extra `symbolic`)')
@@ -21,24 +21,34 @@ class VectorField:
     kernel   ``f(t, y, theta, tape, dy)``                                          overwrites ``dy``
              ``jvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_tan)``           overwrites ``dy_tan``
              ``vjp(t, y, theta, tape, dy_bar, t_bar, y_bar, theta_bar)``           adds to the bars
+             ``hvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_bar, dy_bar_tan,
+             t_bar_tan, y_bar_tan, theta_bar_tan)``                                adds to the last three
     short    the same without ``tape``
     SciPy    ``f(t, y, theta) -> dy``,
              ``jvp(t, y, theta, t_tan, y_tan, theta_tan) -> dy_tan``,
              ``vjp(t, y, theta, dy_bar) -> (t_bar, y_bar, theta_bar)``
+             ``hvp(t, y, theta, t_tan, y_tan, theta_tan, dy_bar, dy_bar_tan)
+             -> (t_bar_tan, y_bar_tan, theta_bar_tan)``
     ======== ===================================================================== =====================
+
+    ``hvp`` is the directional derivative of ``vjp``: the tangents of the bars when (t, y, theta) move by
+    their tangents and ``dy_bar`` by ``dy_bar_tan``. Second derivatives of a solve need it, and nothing else.
 
     Shapes: ``y, dy`` (n,), ``theta`` (p,), ``t_bar`` (1,), ``tape`` (tape_size,). Functions compiled by
     ``numba.njit`` run inside compiled drivers; plain Python functions run in the same drivers, un-jitted.
 
     Parameters
     ----------
-    f, jvp, vjp : callable
-        The right-hand side, its tangent and its cotangent.
+    f, jvp, vjp, hvp : callable
+        The right-hand side, its tangent, its cotangent, and the tangent of its cotangent.
     name : str, optional
     n, p : int, optional
         Number of states and parameters, where the field fixes them.
     tape_size : int
         Length of the scratch in which ``f`` leaves what ``vjp`` needs.
+    hvp_tape_size : int, optional
+        Length of the tape where ``hvp`` is to run: it may need scratch of its own behind that of the
+        others. Default: ``tape_size``.
     tape_header : array_like
         Constants that stand at the beginning of every tape.
     state_names, parameter_names : sequence of str, optional
@@ -55,20 +65,22 @@ class VectorField:
         If a function has a number of arguments that fits none of the forms.
     """
 
-    def __init__(self, f, jvp=None, vjp=None, *, name=None, n=None, p=None, tape_size=0, tape_header=(),
-                 state_names=None, parameter_names=None, numpy_form=None):
+    def __init__(self, f, jvp=None, vjp=None, hvp=None, *, name=None, n=None, p=None, tape_size=0,
+                 tape_header=(), hvp_tape_size=None, state_names=None, parameter_names=None, numpy_form=None):
         self.user_f = f
         self.f = _kernel_form(f, "f", _F_FORMS)
         self.user_jvp, self.user_vjp = jvp, vjp
         self.jvp = None if jvp is None else _kernel_form(jvp, "jvp", _JVP_FORMS)
         self.vjp = None if vjp is None else _kernel_form(vjp, "vjp", _VJP_FORMS)
+        self.hvp = None if hvp is None else _kernel_form(hvp, "hvp", _HVP_FORMS)
         self.name = name or getattr(f, "__name__", "field")
         self.n, self.p = n, p
         self.tape_size = int(tape_size)
+        self.hvp_tape_size = self.tape_size if hvp_tape_size is None else int(hvp_tape_size)
         self.tape_header = np.ascontiguousarray(tape_header, dtype=np.float64)
         self.state_names, self.parameter_names = state_names, parameter_names
         self.numpy_form = numpy_form
-        self.compiled = all(is_compiled(g) for g in (self.f, self.jvp, self.vjp) if g is not None)
+        self.compiled = all(is_compiled(g) for g in (self.f, self.jvp, self.vjp, self.hvp) if g is not None)
         self.checked_sizes = set()       # (n, p) for which check_first_call has passed
         self.pace = {}                   # steps a compiled solver may take between looks for Ctrl-C
         self.entries = {}                # how a driver is called with this field's functions
@@ -81,7 +93,7 @@ class VectorField:
 
     @classmethod
     def from_expressions(cls, expressions, *, n=None, p=None, name=None, show=True):
-        """A field whose three functions SymPy derives from strings; see `fields.symbolic`.
+        """A field whose four functions SymPy derives from strings; see `fields.symbolic`.
 
         Prints the derived source unless ``show`` is false; it stays in ``field.source``.
         """
@@ -92,7 +104,7 @@ class VectorField:
         return field
 
     def require(self, *derivatives):
-        """Raise MissingDerivativeError unless the field has each of ``"jvp"``, ``"vjp"`` asked for."""
+        """Raise MissingDerivativeError unless the field has each of ``"jvp"``, ``"vjp"``, ``"hvp"`` asked for."""
         for which in derivatives:
             if getattr(self, which) is None:
                 raise MissingDerivativeError(
@@ -100,7 +112,7 @@ class VectorField:
                     + JVP_HINT.format(which=which))
 
     def functions(self, *which):
-        """The functions named (``"f"``, ``"jvp"``, ``"vjp"``) as a driver takes them.
+        """The functions named (``"f"``, ``"jvp"``, ``"vjp"``, ``"hvp"``) as a driver takes them.
 
         Addresses of compiled functions, or the plain Python functions of an un-jitted field.
         """
@@ -110,7 +122,7 @@ class VectorField:
 
     def _pointer(self, name):
         if name not in self._pointers:
-            signature = {"f": RHS, "jvp": RHS_JVP, "vjp": RHS_VJP}[name]
+            signature = {"f": RHS, "jvp": RHS_JVP, "vjp": RHS_VJP, "hvp": RHS_HVP}[name]
             self._pointers[name] = FunctionPointer(getattr(self, name), signature)
         return self._pointers[name]
 
@@ -119,6 +131,12 @@ class VectorField:
         tape = np.empty((rows, self.tape_size), dtype=dtype)
         if self.tape_header.size:
             tape[:, :self.tape_header.size] = self.tape_header
+        return tape
+
+    def new_hvp_tape(self, rows):
+        """Scratch for ``rows`` evaluations followed by ``hvp``, shape (rows, hvp_tape_size)."""
+        tape = np.empty((rows, self.hvp_tape_size))
+        tape[:, :self.tape_header.size] = self.tape_header
         return tape
 
     def take_tape(self, rows, dtype=np.float64):
@@ -335,7 +353,25 @@ def _vjp_from_returning(fun_vjp):
     return f_vjp
 
 
+def _hvp_from_short(rhs_hvp):
+    def f_hvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_bar, dy_bar_tan, t_bar_tan, y_bar_tan,
+              theta_bar_tan):
+        rhs_hvp(t, y, theta, t_tan, y_tan, theta_tan, dy_bar, dy_bar_tan, t_bar_tan, y_bar_tan, theta_bar_tan)
+    return f_hvp
+
+
+def _hvp_from_returning(fun_hvp):
+    def f_hvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_bar, dy_bar_tan, t_bar_tan, y_bar_tan,
+              theta_bar_tan):
+        t_part, y_part, theta_part = fun_hvp(t, y, theta, t_tan, y_tan, theta_tan, dy_bar, dy_bar_tan)
+        t_bar_tan[0] += t_part
+        y_bar_tan[:] += y_part
+        theta_bar_tan[:] += theta_part
+    return f_hvp
+
+
 _F_FORMS = {3: _from_returning, 4: _from_short, 5: None}
 _JVP_FORMS = {6: _jvp_from_returning, 7: _jvp_from_short, 8: None}
 _VJP_FORMS = {4: _vjp_from_returning, 7: _vjp_from_short, 8: None}
 _FORMS = {"jvp": _JVP_FORMS, "vjp": _VJP_FORMS}
+_HVP_FORMS = {8: _hvp_from_returning, 11: _hvp_from_short, 12: None}

@@ -1,18 +1,23 @@
 """Neural right-hand sides: the multilayer perceptron, dy/dt = W_L a_{L-1} + b_L, a_l = σ(W_l a_{l-1} + b_l).
 
-One triple of kernels, compiled once, serves every architecture: it reads the widths from the header of
+One set of kernels, compiled once, serves every architecture: it reads the widths from the header of
 its tape, which the host writes. The tape continues with the input (y, or (y, t)) and the activations of
 every hidden layer, the slopes σ' where they cannot be had from the activations, and two buffers between
 which tangents and cotangents pass to and fro. So `mlp_vjp` does no forward work.
+
+Behind all this stands the scratch of `mlp_hvp`, which only the tape of second derivatives has room for: two
+more buffers, and a mirror of inputs, activations and slopes that holds their tangents.
 """
 import numpy as np
 
 from refnode.errors import InvalidInputError
 from refnode.fields.field import VectorField
 from refnode.host_device import host_device
-from refnode.layers.activations import (ACTIVATIONS, activation_jvp_kernel, activation_kernel,
-                                        activation_vjp_kernel)
-from refnode.layers.dense import dense, dense_jvp_kernel, dense_kernel, dense_vjp_kernel
+from refnode.layers.activations import (
+    ACTIVATIONS, activation_hvp_kernel, activation_jvp_kernel, activation_kernel, activation_tangents_kernel,
+    activation_vjp_kernel)
+from refnode.layers.dense import (
+    dense, dense_hvp_kernel, dense_jvp_kernel, dense_kernel, dense_vjp_kernel, matmul_add)
 from refnode.layers.parameters import mlp_layout
 
 # The header of the tape: these entries, then one row for each layer.
@@ -55,18 +60,19 @@ def mlp_field(widths, activation="tanh", batch=1, time_input=False):
         raise InvalidInputError(f"activation must be one of {list(ACTIVATIONS)}, found {activation!r}")
     if int(batch) != batch or batch < 1:
         raise InvalidInputError(f"batch must be a positive integer, found {batch!r}")
-    header, tape_size = tape_plan(layout, activation, int(batch))
+    header, tape_size, hvp_tape_size = tape_plan(layout, activation, int(batch))
     name = "_".join(["mlp", *map(str, widths), activation] + ["time"] * bool(time_input))
     return VectorField(
-        mlp, jvp=mlp_jvp, vjp=mlp_vjp, name=name, n=int(batch) * widths[0], p=layout.size,
-        tape_size=tape_size, tape_header=header, numpy_form=mlp_numpy(layout, activation, time_input))
+        mlp, jvp=mlp_jvp, vjp=mlp_vjp, hvp=mlp_hvp, name=name, n=int(batch) * widths[0], p=layout.size,
+        tape_size=tape_size, tape_header=header, hvp_tape_size=hvp_tape_size,
+        numpy_form=mlp_numpy(layout, activation, time_input))
 
 
 def tape_plan(layout, activation, batch):
-    """The header of an MLP's tape, which says where everything is, and the tape's size."""
+    """The header of an MLP's tape, which says where everything is, and the tape's size without and with hvp."""
     shapes = [shape for shape in layout.shapes.values() if len(shape) == 2]
     keeps_slope = ACTIVATIONS[activation].keeps_slope
-    at = HEAD + ROW * len(shapes)
+    at = start = HEAD + ROW * len(shapes)
     rows, w_at = [], 0
     for d_out, d_in in shapes:
         slope_at = at + batch * d_in
@@ -75,7 +81,8 @@ def tape_plan(layout, activation, batch):
         w_at += d_out * d_in + d_out
     buffer_size = batch * max(d_in for _, d_in in shapes)
     head = (len(shapes), batch, ACTIVATIONS[activation].code, at, buffer_size)
-    return np.concatenate([head, np.ravel(rows)]).astype(np.float64), at + 2 * buffer_size
+    header = np.concatenate([head, np.ravel(rows)]).astype(np.float64)
+    return header, at + 2 * buffer_size, at + 4 * buffer_size + (at - start)
 
 
 def mlp_numpy(layout, activation, time_input):
@@ -163,6 +170,68 @@ def mlp_vjp(t, y, theta, tape, dy_bar, t_bar, y_bar, theta_bar):
                          x_bar, theta_bar[w:b], theta_bar[b:end])
         here, there = there, here
     with_time_vjp(batch, tape[here:here + batch * layer_entry(tape, 0, D_IN)], t_bar, y_bar)
+
+
+@host_device
+def mlp_hvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_bar, dy_bar_tan, t_bar_tan, y_bar_tan,
+            theta_bar_tan):
+    """Tangent of `mlp_vjp`: z_bar_tan = σ' a_bar_tan + σ'' z_tan a_bar, a_bar_tan = Wᵀ z_bar_tan + W_tanᵀ z_bar.
+
+    First come the tangents of all layers, as in `mlp_jvp`, then cotangents and their tangents, last layer first.
+    """
+    n_layers, batch, code = int(tape[LAYERS]), int(tape[BATCH]), int(tape[ACTIVATION])
+    mirror = mirror_offset(tape)
+    mlp_tangents(t_tan, y_tan, theta, theta_tan, mirror, tape)
+    here, there = int(tape[BUFFERS_AT]), int(tape[BUFFERS_AT]) + int(tape[BUFFER_SIZE])
+    second = 2 * int(tape[BUFFER_SIZE])                         # from a buffer to that of its tangent
+    for layer in range(n_layers - 1, -1, -1):
+        d_in, d_out = layer_entry(tape, layer, D_IN), layer_entry(tape, layer, D_OUT)
+        w, x = layer_entry(tape, layer, W_AT), layer_entry(tape, layer, X_AT)
+        b, end = w + d_in * d_out, w + d_in * d_out + d_out
+        last = layer == n_layers - 1
+        z_bar = dy_bar if last else tape[here:here + batch * d_out]
+        z_bar_tan = dy_bar_tan if last else tape[here + second:here + second + batch * d_out]
+        if not last:
+            a, slope = layer_entry(tape, layer + 1, X_AT), layer_entry(tape, layer, SLOPE_AT)
+            activation_hvp_kernel(
+                code, tape[a:a + batch * d_out], tape[slope:a], tape[mirror + a:mirror + a + batch * d_out],
+                tape[mirror + slope:mirror + a], z_bar, z_bar_tan)
+        x_bar = tape[there:there + batch * d_in]
+        x_bar_tan = tape[there + second:there + second + batch * d_in]
+        x_bar[:] = 0.0
+        x_bar_tan[:] = 0.0
+        matmul_add(False, False, batch, d_in, d_out, z_bar, theta[w:b], x_bar)
+        dense_hvp_kernel(
+            batch, tape[x:x + batch * d_in], theta[w:b], tape[mirror + x:mirror + x + batch * d_in],
+            theta_tan[w:b], z_bar, z_bar_tan, x_bar_tan, theta_bar_tan[w:b], theta_bar_tan[b:end])
+        here, there = there, here
+    here += second
+    with_time_vjp(batch, tape[here:here + batch * layer_entry(tape, 0, D_IN)], t_bar_tan, y_bar_tan)
+
+
+@host_device
+def mirror_offset(tape):
+    """How far behind an input, activation or slope its tangent lies in the tape of `mlp_hvp`."""
+    start = HEAD + ROW * int(tape[LAYERS])
+    return int(tape[BUFFERS_AT]) + 4 * int(tape[BUFFER_SIZE]) - start
+
+
+@host_device
+def mlp_tangents(t_tan, y_tan, theta, theta_tan, mirror, tape):
+    """Tangents of the input, the activations and the slopes of all layers, into the mirror of the tape."""
+    n_layers, batch, code = int(tape[LAYERS]), int(tape[BATCH]), int(tape[ACTIVATION])
+    first = mirror + layer_entry(tape, 0, X_AT)
+    with_time(t_tan, y_tan, batch, tape[first:first + batch * layer_entry(tape, 0, D_IN)])
+    for layer in range(n_layers - 1):
+        d_in, d_out = layer_entry(tape, layer, D_IN), layer_entry(tape, layer, D_OUT)
+        w, x = layer_entry(tape, layer, W_AT), layer_entry(tape, layer, X_AT)
+        b, end = w + d_in * d_out, w + d_in * d_out + d_out
+        a, slope = layer_entry(tape, layer + 1, X_AT), layer_entry(tape, layer, SLOPE_AT)
+        z_tan = tape[mirror + a:mirror + a + batch * d_out]
+        dense_jvp_kernel(batch, tape[x:x + batch * d_in], theta[w:b], tape[mirror + x:mirror + x + batch * d_in],
+                         theta_tan[w:b], theta_tan[b:end], z_tan)
+        activation_tangents_kernel(code, tape[a:a + batch * d_out], tape[slope:a], z_tan,
+                                   tape[mirror + slope:mirror + a])
 
 
 @host_device

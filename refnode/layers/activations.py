@@ -1,4 +1,4 @@
-"""Activations a = σ(z): tanh, softplus and sine, each with its jvp and vjp.
+"""Activations a = σ(z): tanh, softplus and sine, each with its jvp, vjp and hvp.
 
 The NumPy forms take arrays of any shape, complex ones too. The ``..._kernel`` forms work in place: ``a``
 holds z on entry and σ(z) on return; softplus and sine leave σ'(z) in ``slope``, for tanh it is a
@@ -48,6 +48,12 @@ def tanh_vjp(z, a_bar):
     return (1.0 - np.tanh(z)**2) * a_bar
 
 
+def tanh_hvp(z, z_tan, a_bar, a_bar_tan):
+    """z_bar_tan = (1 - a²) a_bar_tan + σ'' z_tan a_bar, σ'' = -2 a (1 - a²)."""
+    a = np.tanh(z)
+    return (1.0 - a**2) * (a_bar_tan - 2.0 * a * z_tan * a_bar)
+
+
 @host_device
 def tanh_kernel(a):
     """a = tanh z, in place."""
@@ -60,6 +66,15 @@ def tanh_jvp_kernel(a, a_tan):
     """a_tan = (1 - a²) z_tan, in place. Transposed, it is itself: z_bar = (1 - a²) a_bar."""
     for i in range(a.shape[0]):
         a_tan[i] *= 1.0 - a[i] * a[i]
+
+
+@host_device
+def tanh_hvp_kernel(a, a_tan, a_bar, a_bar_tan):
+    """z_bar_tan = (1 - a²) a_bar_tan - 2 a a_tan a_bar and z_bar = (1 - a²) a_bar, both in place."""
+    for i in range(a.shape[0]):
+        slope = 1.0 - a[i] * a[i]
+        a_bar_tan[i] = slope * a_bar_tan[i] - 2.0 * a[i] * a_tan[i] * a_bar[i]
+        a_bar[i] *= slope
 
 
 # --- softplus -------------------------------------------------------------------------------------
@@ -87,6 +102,12 @@ def softplus_vjp(z, a_bar):
     return sigmoid(z) * a_bar
 
 
+def softplus_hvp(z, z_tan, a_bar, a_bar_tan):
+    """z_bar_tan = s a_bar_tan + σ'' z_tan a_bar, s = sigmoid(z), σ'' = s (1 - s)."""
+    s = sigmoid(z)
+    return s * (a_bar_tan + (1.0 - s) * z_tan * a_bar)
+
+
 @host_device
 def softplus_kernel(a, slope):
     """a = softplus z, in place; slope = sigmoid z."""
@@ -111,6 +132,11 @@ def sine_vjp(z, a_bar):
     return np.cos(z) * a_bar
 
 
+def sine_hvp(z, z_tan, a_bar, a_bar_tan):
+    """z_bar_tan = cos(z) a_bar_tan + σ'' z_tan a_bar, σ'' = -sin z."""
+    return np.cos(z) * a_bar_tan - np.sin(z) * z_tan * a_bar
+
+
 @host_device
 def sine_kernel(a, slope):
     """a = sin z, in place; slope = cos z."""
@@ -129,23 +155,32 @@ def slope_jvp_kernel(slope, a_tan):
         a_tan[i] *= slope[i]
 
 
+@host_device
+def slope_hvp_kernel(slope, slope_tan, a_bar, a_bar_tan):
+    """z_bar_tan = σ'(z) a_bar_tan + slope_tan a_bar and z_bar = σ'(z) a_bar, both in place."""
+    for i in range(slope.shape[0]):
+        a_bar_tan[i] = slope[i] * a_bar_tan[i] + slope_tan[i] * a_bar[i]
+        a_bar[i] *= slope[i]
+
+
 # --- any of them, by name and by code -------------------------------------------------------------
 
 class Activation(NamedTuple):
-    """An activation: the code by which kernels know it, its NumPy triple, and its needs."""
+    """An activation: the code by which kernels know it, its NumPy forms, and its needs."""
 
     code: int
     form: object
     jvp: object
     vjp: object
+    hvp: object
     keeps_slope: bool
 
 
 TANH, SOFTPLUS, SINE = 0, 1, 2
 ACTIVATIONS = {
-    "tanh": Activation(TANH, tanh, tanh_jvp, tanh_vjp, keeps_slope=False),
-    "softplus": Activation(SOFTPLUS, softplus, softplus_jvp, softplus_vjp, keeps_slope=True),
-    "sine": Activation(SINE, sine, sine_jvp, sine_vjp, keeps_slope=True),
+    "tanh": Activation(TANH, tanh, tanh_jvp, tanh_vjp, tanh_hvp, keeps_slope=False),
+    "softplus": Activation(SOFTPLUS, softplus, softplus_jvp, softplus_vjp, softplus_hvp, keeps_slope=True),
+    "sine": Activation(SINE, sine, sine_jvp, sine_vjp, sine_hvp, keeps_slope=True),
 }
 
 
@@ -173,6 +208,30 @@ def activation_jvp_kernel(code, a, slope, a_tan):
 def activation_vjp_kernel(code, a, slope, a_bar):
     """z_bar = σ'(z) a_bar, in place: the Jacobian is diagonal, so its transpose is the jvp."""
     activation_jvp_kernel(code, a, slope, a_bar)
+
+
+@host_device
+def activation_tangents_kernel(code, a, slope, a_tan, slope_tan):
+    """a_tan = σ'(z) z_tan, in place, and slope_tan = σ''(z) z_tan where the slope is kept.
+
+    σ'' = s (1 - s) for softplus with the slope s, -a for sine.
+    """
+    if code == TANH:
+        tanh_jvp_kernel(a, a_tan)
+        return
+    for i in range(slope.shape[0]):
+        curvature = slope[i] * (1.0 - slope[i]) if code == SOFTPLUS else -a[i]
+        slope_tan[i] = curvature * a_tan[i]
+        a_tan[i] *= slope[i]
+
+
+@host_device
+def activation_hvp_kernel(code, a, slope, a_tan, slope_tan, a_bar, a_bar_tan):
+    """The transpose and its tangent, in place, with the rest as `activation_tangents_kernel` left it."""
+    if code == TANH:
+        tanh_hvp_kernel(a, a_tan, a_bar, a_bar_tan)
+    else:
+        slope_hvp_kernel(slope, slope_tan, a_bar, a_bar_tan)
 
 
 # --- the scalar forms -----------------------------------------------------------------------------

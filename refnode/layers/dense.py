@@ -1,4 +1,4 @@
-"""The dense layer z = W x + b, for a batch of samples held as the rows of x; with its jvp and vjp.
+"""The dense layer z = W x + b, for a batch of samples held as the rows of x; with its jvp, vjp and hvp.
 
 The NumPy forms hold matrices, the kernels one-dimensional C-contiguous arrays in the same row-major
 order. Their products go to BLAS in the accumulating form c += op(a) op(b), which ``np.dot`` lacks.
@@ -79,6 +79,21 @@ def dense_vjp_kernel(batch, x, W, z_bar, x_bar, W_bar, b_bar):
     for i in range(batch):
         for j in range(d_out):
             b_bar[j] += z_bar[i * d_out + j]
+
+
+def dense_hvp(x, W, x_tan, W_tan, z_bar, z_bar_tan):
+    """Tangent of `dense_vjp`: (x_bar_tan, W_bar_tan, b_bar_tan). Shapes as the values'."""
+    return (z_bar_tan @ W + z_bar @ W_tan, z_bar_tan.T @ x + z_bar.T @ x_tan, z_bar_tan.sum(axis=0))
+
+
+@host_device
+def dense_hvp_kernel(batch, x, W, x_tan, W_tan, z_bar, z_bar_tan, x_bar_tan, W_bar_tan, b_bar_tan):
+    """The tangent of `dense_vjp_kernel`; see `dense_hvp`. Adds to its three outputs."""
+    d_out = b_bar_tan.shape[0]
+    d_in = W.shape[0] // d_out
+    dense_vjp_kernel(batch, x, W, z_bar_tan, x_bar_tan, W_bar_tan, b_bar_tan)
+    matmul_add(False, False, batch, d_in, d_out, z_bar, W_tan, x_bar_tan)       # x_bar = z_bar W
+    matmul_add(True, False, d_out, d_in, batch, z_bar, x_tan, W_bar_tan)        # W_bar = z_barᵀ x
 
 
 # --- c += op(a) op(b) -----------------------------------------------------------------------------

@@ -181,6 +181,52 @@ def adjoint_along_path(system, t, lam, theta, tape, lam_rate, grad_rate):
     adjoint_rhs_kernel(system.f_vjp, t, system.y_now, theta, tape, lam, system.t_rate, lam_rate, grad_rate)
 
 
+# --- second derivatives ---------------------------------------------------------------------------
+
+@higher_order
+def second_adjoint_rhs_kernel(f_hvp, t, y, theta, y_tan, theta_tan, tape, lam, lam_tan, t_rate_tan, lam_rate_tan,
+                              grad_rate_tan):
+    """The tangent of `adjoint_rhs_kernel`. Implements (HES-5).
+
+        dlam_tan/dt  = -(df/dy)^T lam_tan - (tangent of (df/dy)^T along (y_tan, theta_tan)) lam
+        dgrad_tan/dt = -(df/dtheta)^T lam_tan - (tangent of (df/dtheta)^T) lam
+
+    Overwrites lam_rate_tan (n,) and grad_rate_tan (p,); t_rate_tan (1,) is scratch.
+    """
+    lam_rate_tan[:] = 0.0
+    grad_rate_tan[:] = 0.0
+    f_hvp(t, y, theta, 0.0, y_tan, theta_tan, tape, lam, lam_tan, t_rate_tan, lam_rate_tan, grad_rate_tan)
+    for m in range(lam_rate_tan.shape[0]):
+        lam_rate_tan[m] = -lam_rate_tan[m]
+    for m in range(grad_rate_tan.shape[0]):
+        grad_rate_tan[m] = -grad_rate_tan[m]
+
+
+SecondAdjoint = collections.namedtuple("SecondAdjoint", [
+    "f", "f_vjp", "f_hvp", "theta_tan", "P", "times", "y", "k", "k_extra", "w", "y_now", "slope", "t_rate",
+    "hvp_tape"])
+
+
+@right_hand_side_of(SecondAdjoint)
+def second_adjoint_rhs(system, t, state, theta, tape, rate):
+    """The adjoint and its tangent along a stored path of (y, y_tan): state (lam, lam_tan, grad, grad_tan).
+
+    Implements (HES-6). Its own ``hvp_tape`` is longer than the tape of the solver.
+    """
+    n, p = system.slope.shape[0], theta.shape[0]
+    read_path(system.P, system.times, system.y, system.k, system.k_extra, t, system.w, system.y_now)
+    y, y_tan = system.y_now[:n], system.y_now[n:]
+    lam, lam_tan = state[:n], state[n:2 * n]
+    if system.hvp_tape.shape[0] > 0:
+        system.f(t, y, theta, system.hvp_tape, system.slope)
+    adjoint_rhs_kernel(system.f_vjp, t, y, theta, system.hvp_tape, lam, system.t_rate, rate[:n],
+                       rate[2 * n:2 * n + p])
+    second_adjoint_rhs_kernel(system.f_hvp, t, y, theta, y_tan, system.theta_tan, system.hvp_tape, lam, lam_tan,
+                              system.t_rate, rate[n:2 * n], rate[2 * n + p:])
+
+
+# --- reading a path -------------------------------------------------------------------------------
+
 @host_device
 def step_at(times, t):
     """Index of the step of a path that contains t, by bisection; the end steps reach beyond the ends."""

@@ -56,7 +56,7 @@ def gradient(problem, sensitivity="discrete", **options):
     require_problem(problem)
     if problem.loss is None:
         raise InvalidInputError("gradient needs a problem with a loss; give Problem(..., loss=...)")
-    loss = _LossSeeds(problem)
+    loss = LossSeeds(problem)
     cotangents, forward = _pull(problem, sensitivity, options, loss)
     return Gradient(**vars(cotangents), loss=loss.value, sensitivity=sensitivity,
                     forward=lambda: _solution_without_cost(forward, problem))
@@ -82,7 +82,7 @@ def vjp(problem, ys_bar=None, y1_bar=None, sensitivity="discrete", **options):
     """
     require_problem(problem)
     n, count = problem.y0.size, problem.ts.size
-    seeds = Seeds(_array("ys_bar", ys_bar, (n, count)).T.copy(), _array("y1_bar", y1_bar, (n,)))
+    seeds = Seeds(array_of("ys_bar", ys_bar, (n, count)).T.copy(), array_of("y1_bar", y1_bar, (n,)))
     cotangents, _ = _pull(problem.replace(loss=None), sensitivity, options, lambda forward: seeds)
     return cotangents
 
@@ -112,12 +112,12 @@ def jvp(problem, y0_tan=None, theta_tan=None, t0_tan=0.0, t1_tan=0.0, ts_tan=Non
     if recipe.needs != "jvp":
         raise InvalidInputError(f"jvp needs a forward recipe ('discrete_forward', 'forward'), found {sensitivity!r}")
     problem.field.require("jvp")
-    own, options = _split_options(sensitivity, recipe, options)
+    own, options = split_options(sensitivity, recipe, options)
     slope0 = problem.field(problem.t0, problem.y0, problem.theta)
-    y0_tans = initial_tangent(_array("y0_tan", y0_tan, problem.y0.shape), t0_tan, slope0)[None]
-    theta_tans = np.ascontiguousarray(_array("theta_tan", theta_tan, problem.theta.shape)[None])
+    y0_tans = initial_tangent(array_of("y0_tan", y0_tan, problem.y0.shape), t0_tan, slope0)[None]
+    theta_tans = np.ascontiguousarray(array_of("theta_tan", theta_tan, problem.theta.shape)[None])
     tangents = _of_method(recipe, options, TANGENTS, REVERSIBLE_TANGENTS)(problem, options, own, y0_tans, theta_tans)
-    ts_tan = np.array([t1_tan]) if problem.ts_is_t1 else _array("ts_tan", ts_tan, problem.ts.shape)
+    ts_tan = np.array([t1_tan]) if problem.ts_is_t1 else array_of("ts_tan", ts_tan, problem.ts.shape)
     slopes = slopes_of(problem.field, problem, problem.y0, tangents.ys, tangents.y1)
     return observation_tangent(tangents.ys_tans[:, 0], ts_tan[:, None], slopes[1:-1]).T
 
@@ -192,13 +192,13 @@ def _pull(problem, sensitivity, options, seeds_of):
 def checked_call(problem, sensitivity, options):
     """The recipe, its own options and those of the solve, for a problem or a batch that allows them."""
     recipe = recipe_named(sensitivity)
-    own, options = _split_options(sensitivity, recipe, options)
-    _require_derivative(problem, recipe.needs)
-    _require_cost_weight(problem, options)
+    own, options = split_options(sensitivity, recipe, options)
+    require_derivative(problem, recipe.needs)
+    require_cost_weight(problem, options)
     return recipe, own, options
 
 
-class _LossSeeds:
+class LossSeeds:
     """Evaluates a problem's loss on a forward solve: keeps its value, returns its cotangents."""
 
     def __init__(self, problem):
@@ -213,7 +213,7 @@ class _LossSeeds:
         if not math.isfinite(self.value):
             raise InvalidInputError(f"loss must be finite, found {self.value}")
         ys_bar, y1_bar = loss.vjp(ys, y1)
-        ys_bar, y1_bar = _array("ys_bar", ys_bar, ys.shape).T, _array("y1_bar", y1_bar, y1.shape)
+        ys_bar, y1_bar = array_of("ys_bar", ys_bar, ys.shape).T, array_of("y1_bar", y1_bar, y1.shape)
         if size > n:                                            # a running cost: dL/dq = 1
             ys_bar, y1_bar = np.column_stack([ys_bar, np.zeros(len(ys_bar))]), np.append(y1_bar, 1.0)
         return Seeds(np.ascontiguousarray(ys_bar), y1_bar)
@@ -221,7 +221,7 @@ class _LossSeeds:
 
 # --- small parts ----------------------------------------------------------------------------------
 
-def _split_options(sensitivity, recipe, options):
+def split_options(sensitivity, recipe, options):
     """The recipe's own options, and those of the solve."""
     if "events" in options:
         raise InvalidInputError("gradients through events are not implemented: a derivative that ignored "
@@ -236,7 +236,7 @@ def _split_options(sensitivity, recipe, options):
     return own, SolveOptions.of(**options)
 
 
-def _require_derivative(problem, which):
+def require_derivative(problem, which):
     problem.field.require(which)
     if problem.flow_field is not problem.field and getattr(problem.flow_field, which) is None:
         raise MissingDerivativeError(
@@ -244,13 +244,13 @@ def _require_derivative(problem, which):
             f"running_cost(..., g_{which}=)")
 
 
-def _require_cost_weight(problem, options):
+def require_cost_weight(problem, options):
     if problem.flow_field is not problem.field and not options.atol.flat[-1] > 0.0:
         raise InvalidInputError("atol must be > 0 with a running cost, which is an integral that begins at 0 "
                                 "and takes the atol of the last state; found atol = 0")
 
 
-def _array(name, value, shape):
+def array_of(name, value, shape):
     """``value`` as a float64 array of that shape; zeros for None."""
     if value is None:
         return np.zeros(shape)
