@@ -11,22 +11,28 @@ from refnode.sensitivity.cotangents import (
 from refnode.sensitivity.discrete_adjoint import pull_stored
 from refnode.sensitivity.forward import discrete_tangents, variational_tangents
 from refnode.sensitivity.jumps import initial_tangent, observation_tangent
-from refnode.sensitivity.recipes import OWN_OPTIONS, RECIPES, recipe_named
+from refnode.sensitivity.recipes import OWN_OPTIONS, RECIPES, recipe_chosen, recipe_named
+from refnode.sensitivity.through import pull_by_through_tangents, through_tangent_of
+from refnode.sensitivity.through_adjoint import pull_through
 from refnode.solve.integrate import FINISHED
 from refnode.solve.options import SolveOptions
 from refnode.solve.solution import solution_of
 
 
-def gradient(problem, sensitivity="discrete", **options):
+def gradient(problem, sensitivity=None, *, truth=None, **options):
     """The derivative of a problem's loss with respect to all its inputs.
 
     Parameters
     ----------
     problem : Problem
         With a loss.
-    sensitivity : str
-        A name in `refnode.sensitivity.recipes.RECIPES`: "forward", "discrete_forward", "discrete",
-        "backsolve" or "interpolating".
+    sensitivity : str, optional
+        A name in `refnode.sensitivity.recipes.RECIPES`: "forward", "discrete_forward", "discrete" (the
+        default), "backsolve", "interpolating", "through_forward" or "through".
+    truth : "exact", "frozen" or "through", optional
+        Which derivative: of the exact solution, of the steps taken with their times held, or of the program
+        with its step-size control. Alone it chooses "interpolating", "discrete" or "through"; beside
+        ``sensitivity`` it must be what that recipe gives.
     **options
         Those of `solve`, and ``adjoint_rtol, adjoint_atol`` (continuous adjoints) or ``tangent_rtol,
         tangent_atol`` (forward), by default those of the solve. The absolute tolerance of an adjoint
@@ -49,13 +55,14 @@ def gradient(problem, sensitivity="discrete", **options):
     require_problem(problem)
     if problem.loss is None:
         raise InvalidInputError("gradient needs a problem with a loss; give Problem(..., loss=...)")
+    sensitivity = recipe_chosen(sensitivity, truth)
     loss = _LossSeeds(problem)
     cotangents, forward = _pull(problem, sensitivity, options, loss)
     return Gradient(**vars(cotangents), loss=loss.value, sensitivity=sensitivity,
                     forward=lambda: _solution_without_cost(forward, problem))
 
 
-def vjp(problem, ys_bar=None, y1_bar=None, sensitivity="discrete", **options):
+def vjp(problem, ys_bar=None, y1_bar=None, sensitivity=None, *, truth=None, **options):
     """Pull cotangents of the observed states back to all inputs.
 
     Parameters
@@ -65,7 +72,7 @@ def vjp(problem, ys_bar=None, y1_bar=None, sensitivity="discrete", **options):
         Cotangents of y(ts), as `solve` returns them.
     y1_bar : array_like, shape (n,), optional
         Cotangent of y(t1).
-    sensitivity, **options
+    sensitivity, truth, **options
         As for `gradient`.
 
     Returns
@@ -76,12 +83,12 @@ def vjp(problem, ys_bar=None, y1_bar=None, sensitivity="discrete", **options):
     require_problem(problem)
     n, count = problem.y0.size, problem.ts.size
     seeds = Seeds(_array("ys_bar", ys_bar, (n, count)).T.copy(), _array("y1_bar", y1_bar, (n,)))
-    cotangents, _ = _pull(problem.replace(loss=None), sensitivity, options, lambda forward: seeds)
+    cotangents, _ = _pull(problem.replace(loss=None), recipe_chosen(sensitivity, truth), options, lambda forward: seeds)
     return cotangents
 
 
 def jvp(problem, y0_tan=None, theta_tan=None, t0_tan=0.0, t1_tan=0.0, ts_tan=None,
-        sensitivity="discrete_forward", **options):
+        sensitivity=None, *, truth=None, **options):
     """Push tangents of the inputs forward to the observed states.
 
     Parameters
@@ -90,8 +97,8 @@ def jvp(problem, y0_tan=None, theta_tan=None, t0_tan=0.0, t1_tan=0.0, ts_tan=Non
     y0_tan, theta_tan, ts_tan : array_like, shapes (n,), (p,), (K,), optional
     t0_tan, t1_tan : float
         t1_tan moves y(ts) only if the problem observes t1 itself (``ts=None``).
-    sensitivity : "discrete_forward" or "forward"
-    **options
+    sensitivity : "discrete_forward" (the default), "forward" or "through_forward", optional
+    truth, **options
         As for `gradient`.
 
     Returns
@@ -101,16 +108,21 @@ def jvp(problem, y0_tan=None, theta_tan=None, t0_tan=0.0, t1_tan=0.0, ts_tan=Non
     """
     require_problem(problem)
     problem = problem.replace(loss=None)
+    sensitivity = recipe_chosen(sensitivity, truth, forward=True)
     recipe = recipe_named(sensitivity)
     if recipe.needs != "jvp":
-        raise InvalidInputError(f"jvp needs a forward recipe ('discrete_forward', 'forward'), found {sensitivity!r}")
+        raise InvalidInputError(f"jvp needs a forward recipe ('discrete_forward', 'forward', 'through_forward'), "
+                                f"found {sensitivity!r}")
     problem.field.require("jvp")
     own, options = _split_options(sensitivity, recipe, options)
+    ts_tan = np.array([t1_tan]) if problem.ts_is_t1 else _array("ts_tan", ts_tan, problem.ts.shape)
+    if recipe.truth == "through":
+        return through_tangent_of(problem, options, _array("y0_tan", y0_tan, problem.y0.shape),
+                                  _array("theta_tan", theta_tan, problem.theta.shape), t0_tan, t1_tan, ts_tan).T
     slope0 = problem.field(problem.t0, problem.y0, problem.theta)
     y0_tans = initial_tangent(_array("y0_tan", y0_tan, problem.y0.shape), t0_tan, slope0)[None]
     theta_tans = np.ascontiguousarray(_array("theta_tan", theta_tan, problem.theta.shape)[None])
     tangents = TANGENTS[recipe.equation](problem, options, own, y0_tans, theta_tans)
-    ts_tan = np.array([t1_tan]) if problem.ts_is_t1 else _array("ts_tan", ts_tan, problem.ts.shape)
     slopes = slopes_of(problem.field, problem, problem.y0, tangents.ys, tangents.y1)
     return observation_tangent(tangents.ys_tans[:, 0], ts_tan[:, None], slopes[1:-1]).T
 
@@ -137,6 +149,8 @@ PULLS = {                # (equation, reversal) -> pull(problem, recipe, options
     ("transpose", "stored"): pull_stored,
     ("continuous", "backsolved"): pull_backsolved,
     ("continuous", "interpolated"): pull_interpolated,
+    ("through tangent", "stored"): pull_by_through_tangents,
+    ("through transpose", "stored"): pull_through,
 }
 
 

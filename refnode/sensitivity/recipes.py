@@ -11,14 +11,15 @@ class Recipe:
 
     Attributes
     ----------
-    equation : "variational", "tangent", "transpose" or "continuous"
-        What is integrated or summed: (VAR-1), (DISC-1), (DISC-2), or (ADJ-2) with (ADJ-3).
+    equation : "variational", "tangent", "transpose", "continuous", "through tangent" or "through transpose"
+        What is integrated or summed: (VAR-1), (DISC-1), (DISC-2), (ADJ-2) with (ADJ-3), (THR-11) or (THR-15).
     reversal : "stored", "interpolated", "backsolved" or None
         How the reverse sweep gets y back.
     quadrature : "augmented" or None
         How the integral of lam^T df/dtheta is summed.
-    truth : "exact" or "frozen"
-        The derivative it converges to, or equals: of the exact solution, or of the steps taken.
+    truth : "exact", "frozen" or "through"
+        The derivative it converges to, or equals: of the exact solution, of the steps taken with their
+        times held, or of the whole program, through its choice of steps.
     needs : "jvp" or "vjp"
         The derivative of the field it uses.
     options : tuple of str
@@ -59,6 +60,16 @@ RECIPES = {
                                "Chen, Rubanova, Bettencourt & Duvenaud, NeurIPS 2018"),
     "interpolating":    Recipe("continuous",  "interpolated", "augmented", "exact",  "vjp", ADJOINT,
                                "Hindmarsh & Serban, CVODES; Cao et al., SIAM J. Sci. Comput. 24 (2003)"),
+    "through_forward":  Recipe("through tangent", "stored",   None,        "through", "jvp", (),
+                               "Griewank & Walther, Evaluating Derivatives (2008), ch. 3"),
+    "through":          Recipe("through transpose", "stored", None,        "through", "vjp", (),
+                               "Eberhard & Bischof, SIAM J. Sci. Comput. 21 (1999); Griewank & Walther (2008), ch. 3"),
+}
+
+NATURAL = {              # truth -> the recipe of a reverse door, and of jvp
+    "exact": ("interpolating", "forward"),
+    "frozen": ("discrete", "discrete_forward"),
+    "through": ("through", "through_forward"),
 }
 
 
@@ -67,3 +78,24 @@ def recipe_named(name):
     if name not in RECIPES:
         raise InvalidInputError(f"sensitivity must be one of {list(RECIPES)}, found {name!r}")
     return RECIPES[name]
+
+
+def recipe_chosen(sensitivity, truth, forward=False):
+    """The name of the recipe asked for by name, by truth, or by both; by neither, the steps are frozen.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no such truth, or the recipe does not give it.
+    """
+    if truth is None:
+        return NATURAL["frozen"][forward] if sensitivity is None else sensitivity
+    if truth not in NATURAL:
+        raise InvalidInputError(f"truth must be one of {list(NATURAL)}, found {truth!r}")
+    if sensitivity is None:
+        return NATURAL[truth][forward]
+    if recipe_named(sensitivity).truth != truth:
+        raise InvalidInputError(
+            f"{sensitivity!r} gives the truth {RECIPES[sensitivity].truth!r}, not truth={truth!r}, which is given by "
+            f"{[name for name, row in RECIPES.items() if row.truth == truth]}")
+    return sensitivity
