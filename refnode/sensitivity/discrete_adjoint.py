@@ -185,9 +185,9 @@ class StoredSteps:
             raise
 
 
-def pull_stored(problem, recipe, options, own, seeds_of):
+def pull_stored(problem, recipe, options, own, seeds_of, grid=None):
     """The transpose of all steps of a solve that keeps them: `Cotangents`, and the solve."""
-    forward = solved(problem, options, keep=True, keep_tape=True)
+    forward = solved(problem, options, keep=True, keep_tape=True, grid=grid)
     seeds = seeds_of(forward)
     y0_bar, theta_bar = pull_cotangents(forward, seeds)
     stats = {**forward_stats(forward), "n_steps_reverse": forward.n_steps}

@@ -8,10 +8,10 @@ from refnode.errors import InvalidInputError, MissingDerivativeError
 from refnode.sensitivity.continuous_adjoint import pull_backsolved, pull_interpolated
 from refnode.sensitivity.cotangents import (
     Gradient, Seeds, cotangents_of, forward_stats, require_finite, slopes_of)
-from refnode.sensitivity.discrete_adjoint import pull_stored
-from refnode.sensitivity.forward import discrete_tangents, variational_tangents
+from refnode.sensitivity.forward import variational_tangents
 from refnode.sensitivity.jumps import initial_tangent, observation_tangent
 from refnode.sensitivity.recipes import OWN_OPTIONS, RECIPES, recipe_chosen, recipe_named
+from refnode.sensitivity.tangent_check import pull_resolved, resolved_tangents
 from refnode.sensitivity.through import pull_by_through_tangents, through_tangent_of
 from refnode.sensitivity.through_adjoint import pull_through
 from refnode.solve.integrate import FINISHED
@@ -37,6 +37,14 @@ def gradient(problem, sensitivity=None, *, truth=None, **options):
         Those of `solve`, and ``adjoint_rtol, adjoint_atol`` (continuous adjoints) or ``tangent_rtol,
         tangent_atol`` (forward), by default those of the solve. The absolute tolerance of an adjoint
         counts in units of the largest cotangent, so that scaling the loss scales the gradient exactly.
+        For the discrete recipes ``control="tangent"`` lets tangents enter the step norm beside the state
+        (with ``tangent_rtol, tangent_atol``), and ``check_tangent=False`` omits the probe that warns when
+        the steps left the tangent unresolved.
+
+    Warns
+    -----
+    GradientWarning
+        If a computed gradient may be inaccurate: a drift of backsolve, an unresolved tangent.
 
     Returns
     -------
@@ -129,7 +137,7 @@ def jvp(problem, y0_tan=None, theta_tan=None, t0_tan=0.0, t1_tan=0.0, ts_tan=Non
 
 # --- one sweep, by recipe -------------------------------------------------------------------------
 
-TANGENTS = {"variational": variational_tangents, "tangent": discrete_tangents}
+TANGENTS = {"variational": variational_tangents, "tangent": resolved_tangents}
 
 
 def _pull_by_tangents(problem, recipe, options, own, seeds_of):
@@ -146,7 +154,7 @@ def _pull_by_tangents(problem, recipe, options, own, seeds_of):
 PULLS = {                # (equation, reversal) -> pull(problem, recipe, options, own, seeds_of) -> Cotangents, forward
     ("variational", None): _pull_by_tangents,
     ("tangent", "stored"): _pull_by_tangents,
-    ("transpose", "stored"): pull_stored,
+    ("transpose", "stored"): pull_resolved,
     ("continuous", "backsolved"): pull_backsolved,
     ("continuous", "interpolated"): pull_interpolated,
     ("through tangent", "stored"): pull_by_through_tangents,

@@ -36,6 +36,16 @@ class Recipe:
     source: str
 
 
+def _control(name, value):
+    if value not in ("state", "tangent"):
+        raise InvalidInputError(f"{name} must be 'state' or 'tangent', found {value!r}")
+
+
+def _flag(name, value):
+    if not isinstance(value, bool):
+        raise InvalidInputError(f"{name} must be True or False, found {value!r}")
+
+
 def _positive(name, value):
     if not (isinstance(value, numbers.Real) and value > 0):
         raise InvalidInputError(f"{name} must be a positive number, found {value!r}")
@@ -44,17 +54,19 @@ def _positive(name, value):
 OWN_OPTIONS = {          # name -> what checks its value
     "adjoint_rtol": _positive, "adjoint_atol": _positive,
     "tangent_rtol": _positive, "tangent_atol": _positive,
+    "control": _control, "check_tangent": _flag,
 }
 ADJOINT = ("adjoint_rtol", "adjoint_atol")
 TANGENT = ("tangent_rtol", "tangent_atol")
+SEEN = ("control", "check_tangent", *TANGENT)
 
 RECIPES = {
     #                          equation       reversal        quadrature   truth     needs  options
     "forward":          Recipe("variational", None,           None,        "exact",  "jvp", TANGENT,
                                "Dickinson & Gelinas, J. Comput. Phys. 21 (1976)"),
-    "discrete_forward": Recipe("tangent",     "stored",       None,        "frozen", "jvp", (),
+    "discrete_forward": Recipe("tangent",     "stored",       None,        "frozen", "jvp", SEEN,
                                "Griewank & Walther, Evaluating Derivatives (2008), ch. 3"),
-    "discrete":         Recipe("transpose",   "stored",       None,        "frozen", "vjp", (),
+    "discrete":         Recipe("transpose",   "stored",       None,        "frozen", "vjp", SEEN,
                                "Hager, Numer. Math. 87 (2000); Sanz-Serna, SIAM Rev. 58 (2016)"),
     "backsolve":        Recipe("continuous",  "backsolved",   "augmented", "exact",  "vjp", ADJOINT,
                                "Chen, Rubanova, Bettencourt & Duvenaud, NeurIPS 2018"),
