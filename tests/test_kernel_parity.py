@@ -59,6 +59,11 @@ def pair_of(problem):
                  (problem.t0, problem.t1), problem.ts, problem.loss)
 
 
+def adaptive_options(options):
+    """Options under which steps are chosen, for drivers that look at the choice."""
+    return options if "rtol" in options else {"rtol": 1e-3}
+
+
 # What to run so that a driver is called, on a problem.
 CASES = {
     "integrate_field": lambda problem, **options: solve(problem, dense_output=True, **options),
@@ -69,6 +74,11 @@ CASES = {
     "discrete_adjoint": lambda problem, **options: gradient(problem, "discrete", **options),
     "integrate_samples": lambda problem, **options: solve_batch(pair_of(problem), **options),
     "discrete_adjoint_samples": lambda problem, **options: gradient_batch(pair_of(problem), **options),
+    "record_attempts": lambda problem, **options: gradient(problem, "through", **adaptive_options(options)),
+    "through_tangent": lambda problem, **options: gradient(problem, "through_forward", **options),
+    "through_adjoint": lambda problem, **options: gradient(problem, "through", **options),
+    "check_tangent": lambda problem, **options: gradient(problem, "discrete", check_tangent=True,
+                                                         **adaptive_options(options)),
     "slopes_at": lambda problem, **options: gradient(problem, "discrete", **options),
 }
 

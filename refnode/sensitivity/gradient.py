@@ -38,8 +38,8 @@ def gradient(problem, sensitivity=None, *, truth=None, **options):
         tangent_atol`` (forward), by default those of the solve. The absolute tolerance of an adjoint
         counts in units of the largest cotangent, so that scaling the loss scales the gradient exactly.
         For the discrete recipes ``control="tangent"`` lets tangents enter the step norm beside the state
-        (with ``tangent_rtol, tangent_atol``), and ``check_tangent=False`` omits the probe that warns when
-        the steps left the tangent unresolved.
+        (with ``tangent_rtol, tangent_atol``), and ``check_tangent`` says when a probe of the tangent checks
+        that the steps resolve it: True, False, or "auto", which spares most solves that repeat an earlier one.
 
     Warns
     -----

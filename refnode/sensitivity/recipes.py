@@ -41,9 +41,9 @@ def _control(name, value):
         raise InvalidInputError(f"{name} must be 'state' or 'tangent', found {value!r}")
 
 
-def _flag(name, value):
-    if not isinstance(value, bool):
-        raise InvalidInputError(f"{name} must be True or False, found {value!r}")
+def _check(name, value):
+    if not (value is True or value is False or value == "auto"):
+        raise InvalidInputError(f"{name} must be True, False or 'auto', found {value!r}")
 
 
 def _positive(name, value):
@@ -54,7 +54,7 @@ def _positive(name, value):
 OWN_OPTIONS = {          # name -> what checks its value
     "adjoint_rtol": _positive, "adjoint_atol": _positive,
     "tangent_rtol": _positive, "tangent_atol": _positive,
-    "control": _control, "check_tangent": _flag,
+    "control": _control, "check_tangent": _check,
 }
 ADJOINT = ("adjoint_rtol", "adjoint_atol")
 TANGENT = ("tangent_rtol", "tangent_atol")

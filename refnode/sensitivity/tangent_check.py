@@ -6,6 +6,7 @@ one probe is pushed through the steps taken, and the method's error estimate is 
 applies it to the state: where the tangent is resolved like the state, the estimate is a small part of it.
 """
 import warnings
+import weakref
 
 import numpy as np
 from numba import types
@@ -23,6 +24,10 @@ from refnode.steppers.explicit_rk import explicit_rk_step_jvp
 UNRESOLVED = 0.1           # error of one step, as a part of the tangent, that is always worth a warning
 EXCESS = 1e4               # the same in units of the state's relative tolerance
 GOLDEN = 0.6180339887498949
+EVERY, LONGER = 8, 1.25    # solves between two probes by "auto", unless a step is that much longer than any then
+REMEMBERED = 64            # kinds of solve remembered for a field
+
+probed = weakref.WeakKeyDictionary()                     # field -> {kind of solve: [solves since, longest step]}
 
 WORST, WORST_STEP, LARGEST = range(3)                    # found
 
@@ -121,24 +126,49 @@ def warn_if_unresolved(problem, forward, stacklevel):
     return float(worst)
 
 
-def checks(problem, options, own):
-    """Whether to probe: by default where steps were chosen, for the state alone, and the field has a jvp."""
+def check_wanted(problem, options, own):
+    """When to probe: False, True or "auto"; only where steps were chosen, for the state alone, and there is a jvp."""
     sees = own.get("control", "state") == "tangent"
     for name in ("tangent_rtol", "tangent_atol"):
         if name in own and not sees:
             raise InvalidInputError(f"{name} needs control='tangent', which lets the step control see the tangent")
     able = problem.flow_field.jvp is not None and not options.fixed and not sees
-    return own.get("check_tangent", True) and able
+    return able and own.get("check_tangent", "auto")
+
+
+def is_due(problem, options, forward):
+    """Whether "auto" probes this solve: the first of its kind, every eighth, and any with a longer step.
+
+    A probe costs about as much as half a gradient or all of it; in a loop of many gradients this makes it some
+    percent. It decides about the warning only, never about a number.
+    """
+    kinds = probed.setdefault(problem.field, {})
+    kind = (options, problem.t0, problem.t1, forward.n)
+    longest = max_length(forward)
+    since = kinds.get(kind)
+    if since is not None and since[0] < EVERY and longest <= LONGER * since[1]:
+        since[0] += 1
+        return False
+    if len(kinds) >= REMEMBERED:
+        kinds.clear()
+    kinds[kind] = [1, longest]
+    return True
+
+
+def max_length(forward):
+    """The length of the longest step."""
+    times = forward.times[:forward.n_steps + 1]
+    return np.abs(times[1:] - times[:-1]).max(initial=0.0)
 
 
 # --- the recipes ----------------------------------------------------------------------------------
 
 def pull_resolved(problem, recipe, options, own, seeds_of):
     """`pull_stored`, with steps that see probes of the tangent (``control="tangent"``), or with the warning."""
-    found, check = {}, checks(problem, options, own)
+    found, check = {}, check_wanted(problem, options, own)
 
     def seeds_and_check(forward):
-        if check:
+        if check is True or (check == "auto" and is_due(problem, options, forward)):
             found["tangent_error"] = warn_if_unresolved(problem, forward, 7)
         return seeds_of(forward)
     grid = None
@@ -151,8 +181,8 @@ def pull_resolved(problem, recipe, options, own, seeds_of):
 
 def resolved_tangents(problem, options, own, y0_tans, theta_tans):
     """`discrete_tangents`, with steps that see these tangents (``control="tangent"``), or with the warning."""
-    check = checks(problem, options, own)
+    check = check_wanted(problem, options, own)
     tangents = discrete_tangents(problem, options, own, y0_tans, theta_tans)
-    if check:
+    if check is True or (check == "auto" and is_due(problem, options, tangents.forward)):
         warn_if_unresolved(problem, tangents.forward, 6)
     return tangents

@@ -78,7 +78,8 @@ def explicit_rk_step_jvp(f, f_jvp, A, b, c, t, h, y, theta, t_tan, h_tan, y_tan,
         weights, node = (A[i], c[i]) if i < s else (b, 1.0)
         stage_state(weights, i, h, y, k, z)
         stage_state(weights, i, h, y_tan, k_tan, z_tan)
-        add_slopes(weights, i, h_tan, k, z_tan)
+        if h_tan != 0.0:
+            add_slopes(weights, i, h_tan, k, z_tan)
         if recompute:
             f(t + node * h, z, theta, tape[i], k[i])
         f_jvp(t + node * h, z, theta, t_tan + node * h_tan, z_tan, theta_tan, tape[i], k_tan[i])
@@ -227,7 +228,8 @@ def extra_slopes_jvp(f, f_jvp, A_extra, c_extra, t, h, y, theta, t_tan, h_tan, y
     for e in range(A_extra.shape[0]):
         stage_state(A_extra[e], own, h, y, k, z)
         stage_state(A_extra[e], own, h, y_tan, k_tan, z_tan)
-        add_slopes(A_extra[e], own, h_tan, k, z_tan)
+        if h_tan != 0.0:
+            add_slopes(A_extra[e], own, h_tan, k, z_tan)
         if e > 0:
             add_slopes(A_extra[e, own:], e, h, k_extra, z)
             add_slopes(A_extra[e, own:], e, h, k_extra_tan, z_tan)
