@@ -66,7 +66,7 @@ def draw(reference, found, path):
         left.plot(TOLERANCES, found[truth], **style)
         right.plot(TOLERANCES, np.abs(found[truth] / reference - 1.0), **style)
     left.axhline(reference, color="black", linewidth=0.8, linestyle="--")
-    left.annotate(f"truth {reference:.3g}", (2e-10, reference), xytext=(0, 5), textcoords="offset points")
+    left.annotate(f"truth {reference:.3g}", (1e-10, reference), xytext=(0, 6), textcoords="offset points", ha="right")
     left.set(xscale="log", xlabel="tolerance", ylabel="gradient dy(2)/dy(0)", title="three derivatives of one solve")
     left.set_yscale("symlog", linthresh=1e-3, linscale=0.8)
     right.plot(TOLERANCES, TOLERANCES * 1e2, color="grey", linewidth=0.8, linestyle=":", label="100 tolerance")
