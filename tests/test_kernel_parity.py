@@ -122,7 +122,8 @@ def parity_error(calls, change=lambda arguments: arguments):
     worst = 0.0
     for driver, before, after, status in calls:
         before = change(before)
-        assert python_form(driver)(*before) == status
+        if python_form(driver)(*before) != status:
+            return np.inf
         for found, expected in zip(arrays(before), arrays(after)):
             same = (found == expected) | (np.isnan(found) & np.isnan(expected))
             if not np.all(same):

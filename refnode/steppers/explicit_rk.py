@@ -78,8 +78,7 @@ def explicit_rk_step_jvp(f, f_jvp, A, b, c, t, h, y, theta, t_tan, h_tan, y_tan,
         weights, node = (A[i], c[i]) if i < s else (b, 1.0)
         stage_state(weights, i, h, y, k, z)
         stage_state(weights, i, h, y_tan, k_tan, z_tan)
-        if h_tan != 0.0:
-            add_slopes(weights, i, h_tan, k, z_tan)
+        add_slopes(weights, i, h_tan, k, z_tan)
         if recompute:
             f(t + node * h, z, theta, tape[i], k[i])
         f_jvp(t + node * h, z, theta, t_tan + node * h_tan, z_tan, theta_tan, tape[i], k_tan[i])
@@ -247,10 +246,10 @@ def extra_slopes_vjp(f, f_vjp, A_extra, c_extra, t, h, y, theta, tape, k, k_extr
     """
     own = k.shape[0]
     for e in range(A_extra.shape[0] - 1, -1, -1):
+        z_bar[:] = 0.0
         stage_state(A_extra[e], own, h, y, k, z)
         if e > 0:
             add_slopes(A_extra[e, own:], e, h, k_extra, z)
-        z_bar[:] = 0.0
         slope_vjp(f, f_vjp, c_extra[e], t, h, z, theta, True, tape, k_extra[e], k_extra_bar[e],
                   t_bar, h_bar, z_bar, theta_bar)
         for m in range(z_bar.shape[0]):
