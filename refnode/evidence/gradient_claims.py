@@ -20,6 +20,7 @@ RTOL = 1e-9                   # at which healthy and broken gradients are farthe
 TOLERANCES = (RTOL, 1e-11, 1e-12)     # the next where the bound of the one before is too wide to prove anything
 ROUNDINGS = 100              # of a step, at most: ten a slope
 ESTIMATES_LOSE = 1e5         # a rounding error grows in a small difference of slopes
+LOST = "1e5 eps: rounding behind an error estimate of 1e-5 of its terms"
 FROZEN_RTOL = 1e-4            # of the adaptive solve whose steps are frozen: few, of varied length
 MAIN_METHOD = "dopri5"
 OTHER_METHODS_PROBLEM = "van_der_pol"
@@ -88,7 +89,7 @@ def problem_rows(name, recipes, methods, seed):
     """Evidence on one problem, by every recipe and adaptive method asked for."""
     case = Case(name, seed)
     return (state_rows(case, methods) + recipe_rows(case, recipes, methods)
-            + frozen_recipe_rows(case, recipes, methods) + scaling_rows(case, recipes, methods)
+            + frozen_recipe_rows(case, recipes, methods) + through_rows(case, recipes, methods) + scaling_rows(case, recipes, methods)
             + loss_rows(case) + duality_rows(case, recipes, methods))
 
 
@@ -171,6 +172,22 @@ def frozen_recipe_rows(case, recipes, methods):
     return [attempt("recipes", case.name, f"{recipe} = complex step of the steps, {method}", "frozen",
                     steps.gradient_row, field=case.name, method=method, recipe=recipe)
             for recipe in frozen]
+
+
+def through_rows(case, recipes, methods):
+    """The two recipes through the step control against each other; the tests hold them to complex steps."""
+    method = (adaptive(methods) or [None])[0]
+    pair = [recipe for recipe in RECIPES if RECIPES[recipe].truth == "through"]
+    return [attempt("recipes", case.name, f"{recipe} = {other}, {method}", "through",
+                    functools.partial(_through_row, case, other), field=case.name, method=method, recipe=recipe)
+            for recipe, other in (pair, pair[::-1]) if method is not None and recipe in recipes]
+
+
+def _through_row(case, other, recipe, method, **head):
+    found, reference = (flat(case.gradient(name, method, FROZEN_RTOL)) for name in (recipe, other))
+    scale = block_scale(case.problem, reference)
+    return Comparison(case.names, found, reference, ESTIMATES_LOSE * EPS * scale, 0.0, scale).row(
+        reason=LOST, recipe=recipe, method=method, **head)
 
 
 # --- a scaled loss ---------------------------------------------------------------------------------
@@ -361,7 +378,7 @@ def _through_dual(case, forward, method, recipe, **head):
     pulled = flat(refnode.vjp(problem, ys_bar, sensitivity=recipe, **options))
     scale = np.abs(pulled) @ np.abs(tangent)
     return single(pulled @ tangent, forward_side, ESTIMATES_LOSE * EPS * scale, "<w, S v>", scale=scale).row(
-        reason="1e5 eps: rounding behind an error estimate of 1e-5 of its terms", recipe=recipe, method=method, **head)
+        reason=LOST, recipe=recipe, method=method, **head)
 
 
 DUALS = {"frozen": _frozen_dual, "exact": _exact_dual, "through": _through_dual}
