@@ -141,7 +141,7 @@ class ControlledSteps(StoredSteps):
 
     def __init__(self, forward):
         super().__init__(forward)
-        n, s = forward.n, forward.s
+        n, s, self.n_steps = forward.n, forward.s, forward.n_steps
         self.k_try, self.tape_try = np.empty((s + 1, n)), self.field.new_tape(s + 1)
         self.y_try, self.z = np.empty(n), np.empty(n)
         self.ends = np.array([forward.t0, forward.t1])

@@ -205,7 +205,7 @@ def push_control(steps, y0_tan, theta_tan, t0_tan, t1_tan, ts_tan):
     steps.sweep(through_tangent, "jvp", (
         *steps.shared(position), stop_tans, np.ascontiguousarray(ts_tan), clock_tan,
         np.ascontiguousarray(theta_tan), y_tan, y1_tan, z, z_tan, k_tan, k_extra_tan, steps.k_try, steps.tape_try,
-        np.empty_like(forward.w), ys_tan), position)
+        forward.storage.w, ys_tan), position)
     return ys_tan, y_tan + (t1_tan - clock_tan[T]) * forward.k[forward.n_steps * forward.s]
 
 

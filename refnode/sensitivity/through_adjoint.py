@@ -220,7 +220,7 @@ def pull_control(steps, seeds):
     (y1_bar, z, z_bar), (k_bar, k_extra_bar) = steps.vectors, steps.matrices
     steps.sweep(through_adjoint, "vjp", (
         *steps.shared(position), seeds.ys_bar, stop_bars, ts_bar, clock_bar, y_bar, theta_bar, y1_bar, z, z_bar,
-        k_bar, k_extra_bar, steps.k_try, steps.tape_try, steps.y_try, np.empty_like(forward.w), np.zeros(1),
+        k_bar, k_extra_bar, steps.k_try, steps.tape_try, steps.y_try, forward.storage.w, np.zeros(1),
         np.zeros(1)), position)
     for j in range(position[OBSERVATION]):                      # what is left was observed at t0
         observation_jump(y_bar, seeds.ys_bar[j])
@@ -237,5 +237,5 @@ def pull_through(problem, recipe, options, own, seeds_of):
     forward = solved(problem, options, keep=True, keep_tape=True)
     seeds = seeds_of(forward)
     bars = pull_control(ControlledSteps(forward), seeds)
-    forward.give_back_tape()
+    forward.give_back()
     return through_cotangents(problem, forward, *bars), forward
