@@ -294,6 +294,16 @@ def test_a_first_attempt_that_leaves_the_domain(name):
     assert block_error(problem, flat(found), flat(tangent)) <= 1e-11
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")       # un-jitted, NumPy says so itself
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize("name", THROUGH)
+def test_a_slope_beyond_floating_point_numbers_is_told(name):
+    """Subnormal states: h changes by h / y0 ~ 1e310 per unit of y0. What is not finite is not returned in silence."""
+    problem = CATALOGUE["exponential_decay"]().replace(y0=[1e-310, 2e-310], loss=losses.linear(np.ones((2, 4))))
+    with pytest.warns(Warning, match="not finite"):
+        gradient(problem, name, atol=1e-319, rtol=1e-6)
+
+
 # --- wrong on purpose -----------------------------------------------------------------------------
 
 MUTANTS = {

@@ -24,7 +24,7 @@ from refnode.steppers.explicit_rk import explicit_rk_step_jvp
 UNRESOLVED = 0.1           # error of one step, as a part of the tangent, that is always worth a warning
 EXCESS = 1e4               # the same in units of the state's relative tolerance
 GOLDEN = 0.6180339887498949
-EVERY, LONGER = 8, 1.25    # solves between two probes by "auto", unless a step is that much longer than any then
+EVERY, LONGER = 16, 1.25    # solves between two probes by "auto", unless a step is that much longer than any then
 REMEMBERED = 64            # kinds of solve remembered for a field
 
 probed = weakref.WeakKeyDictionary()                     # field -> {kind of solve: [solves since, longest step]}
@@ -137,7 +137,7 @@ def check_wanted(problem, options, own):
 
 
 def is_due(problem, options, forward):
-    """Whether "auto" probes this solve: the first of its kind, every eighth, and any with a longer step.
+    """Whether "auto" probes this solve: the first of its kind, every sixteenth, and any with a longer step.
 
     A probe costs about as much as half a gradient or all of it; in a loop of many gradients this makes it some
     percent. It decides about the warning only, never about a number.

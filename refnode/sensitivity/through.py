@@ -5,10 +5,12 @@ rejected attempts, the automatic first step, steps cut at a stop, and moving den
 Comparisons are not differentiated: the derivative is that of the branches the program took.
 """
 import collections
+import warnings
 
 import numpy as np
 from numba import types
 
+from refnode.errors import GradientWarning
 from refnode.host_device import MATRIX, RHS, RHS_JVP, VECTOR, driver, higher_order, host_device
 from refnode.linalg import copy_into
 from refnode.sensitivity.attempts import (
@@ -231,6 +233,10 @@ def pull_by_through_tangents(problem, recipe, options, own, seeds_of):
 
 def through_cotangents(problem, forward, y0_bar, theta_bar, t0_bar, t1_bar, ts_bar):
     """`Cotangents` of the whole program: a problem that observes t1 itself gives that observation's share to t1."""
+    if not np.all(np.isfinite(np.concatenate([y0_bar, theta_bar, [t0_bar, t1_bar], ts_bar]))):
+        warnings.warn("the derivative through the step control is not finite: somewhere a size or an error changes by more "
+                      "than floating-point numbers hold; truth='frozen' does not need its slope", GradientWarning,
+                      stacklevel=5)
     if problem.ts_is_t1:
         t1_bar, ts_bar = t1_bar + ts_bar[0], np.empty(0)
     return Cotangents(y0=y0_bar[:problem.y0.size].copy(), theta=theta_bar, t0=float(t0_bar), t1=float(t1_bar),
