@@ -82,7 +82,7 @@ class Step:
             field.f, field.jvp, self.A, self.b, self.c, t, h, y, theta, t_tan, h_tan, y_tan, theta_tan,
             recompute, tape, self.k.copy(), z, z_tan, k_tan, y1_tan)
         self.bodies.extra_slopes_jvp(
-            field.f, field.jvp, self.A_extra, self.c_extra, t, h, y, theta, y_tan, theta_tan, tape[-1],
+            field.f, field.jvp, self.A_extra, self.c_extra, t, h, y, theta, 0.0, 0.0, y_tan, theta_tan, tape[-1],
             self.k, self.k_extra.copy(), k_tan, z, z_tan, k_extra_tan)
         self.bodies.dense_output(self.P, SIGMA, h, y_tan, k_tan, k_extra_tan, np.empty(len(self.P)), out_tan)
         return k_tan, y1_tan, out_tan
@@ -98,7 +98,7 @@ class Step:
                                          y_bar)
             self.bodies.extra_slopes_vjp(
                 field.f, field.vjp, self.A_extra, self.c_extra, t, h, y, theta, tape[-1], self.k,
-                self.k_extra.copy(), k_extra_bar, z, z_bar, np.zeros(1), k_bar, y_bar, theta_bar)
+                self.k_extra.copy(), k_extra_bar, z, z_bar, np.zeros(1), np.zeros(1), k_bar, y_bar, theta_bar)
         self.bodies.explicit_rk_step_vjp(
             field.f, field.vjp, self.A, self.b, self.c, t, h, y, theta, recompute, tape, self.k.copy(),
             self.y1, y1_bar.copy(), k_bar, z, z_bar, t_bar, h_bar, y_bar, theta_bar)

@@ -72,6 +72,11 @@ def second_derivative(problem, sensitivity, **options):
     return hvp(problem, np.ones(problem.y0.size), np.ones(problem.theta.size), sensitivity=sensitivity, **options)
 
 
+def adaptive_options(options):
+    """Options under which steps are chosen, for drivers that look at the choice."""
+    return options if "rtol" in options else {"rtol": 1e-3}
+
+
 # What to run so that a driver is called, on a problem.
 CASES = {
     "integrate_field": lambda problem, **options: solve(problem, dense_output=True, **options),
@@ -93,6 +98,11 @@ CASES = {
     "reversible_adjoint": lambda problem, **options: reversibly(problem, "reversible", **options),
     "discrete_adjoint_tangent": lambda problem, **options: second_derivative(problem, "forward_over_adjoint", **options),
     "integrate_second_adjoint": lambda problem, **options: second_derivative(problem, "adjoint_over_adjoint", **options),
+    "record_attempts": lambda problem, **options: gradient(problem, "through", **adaptive_options(options)),
+    "through_tangent": lambda problem, **options: gradient(problem, "through_forward", **options),
+    "through_adjoint": lambda problem, **options: gradient(problem, "through", **options),
+    "check_tangent": lambda problem, **options: gradient(problem, "discrete", check_tangent=True,
+                                                         **adaptive_options(options)),
     "slopes_at": lambda problem, **options: gradient(problem, "discrete", **options),
 }
 
@@ -136,7 +146,8 @@ def parity_error(calls, change=lambda arguments: arguments):
     worst = 0.0
     for driver, before, after, status in calls:
         before = change(before)
-        assert python_form(driver)(*before) == status
+        if python_form(driver)(*before) != status:
+            return np.inf
         for found, expected in zip(arrays(before), arrays(after)):
             same = (found == expected) | (np.isnan(found) & np.isnan(expected))
             if not np.all(same):

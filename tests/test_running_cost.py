@@ -233,7 +233,8 @@ def test_cost_that_depends_on_parameters_alone():
     for sensitivity in RECIPES:
         found = gradient(problem, sensitivity)
         np.testing.assert_allclose(found.theta, [2.0 * 0.625 * 3.0], rtol=1e-6)
-        np.testing.assert_array_equal(found.y0, 0.0)
+        # y0 chooses steps, and so moves the rounding of the sum through them; elsewhere it has no part at all
+        np.testing.assert_allclose(found.y0, 0.0, atol=1e-16 if RECIPES[sensitivity].truth == "through" else 0.0)
 
 
 # --- the augmented field --------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from refnode.models.spiral import WIDTHS, fit_in_two_stages, measured, noisy_spi
 TINY = (2, 3, 2)
 FROZEN_STEPS = {"n_steps": 12}                          # the loss is then smooth, and its truth the frozen steps
 TIGHT = {"rtol": 1e-10, "atol": 1e-12}
-ACCURACY = {"frozen": (FROZEN_STEPS, 1e-8), "exact": (TIGHT, 1e-6)}
+ACCURACY = {"frozen": (FROZEN_STEPS, 1e-8), "through": (FROZEN_STEPS, 1e-8), "exact": (TIGHT, 1e-6)}
 
 
 @pytest.fixture(scope="module")

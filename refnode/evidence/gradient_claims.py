@@ -20,6 +20,8 @@ from refnode.steppers.tableaus import TABLEAUS
 RTOL = 1e-9                   # at which healthy and broken gradients are farthest apart
 TOLERANCES = (RTOL, 1e-11, 1e-12)     # the next where the bound of the one before is too wide to prove anything
 ROUNDINGS = 100              # of a step, at most: ten a slope
+ESTIMATES_LOSE = 1e5         # a rounding error grows in a small difference of slopes
+LOST = "1e5 eps: rounding behind an error estimate of 1e-5 of its terms"
 FROZEN_RTOL = 1e-4            # of the adaptive solve whose steps are frozen: few, of varied length
 MAIN_METHOD = "dopri5"
 OTHER_METHODS_PROBLEM = "van_der_pol"
@@ -88,7 +90,8 @@ def problem_rows(name, recipes, methods, seed):
     case = Case(name, seed)
     undone, recipes = undone_rows(case, recipes), [name for name in recipes if not needs_inverse(name)]
     return undone + (state_rows(case, methods) + recipe_rows(case, recipes, methods)
-            + frozen_recipe_rows(case, recipes, methods) + scaling_rows(case, recipes, methods)
+            + frozen_recipe_rows(case, recipes, methods) + through_rows(case, recipes, methods)
+            + scaling_rows(case, recipes, methods)
             + loss_rows(case) + duality_rows(case, recipes, methods))
 
 
@@ -133,12 +136,13 @@ def _state_row(case, method, **head):
 
 
 def recipe_rows(case, recipes, methods):
+    """All recipes but those through the step control, whose distance from the exact gradient no amplification bounds."""
     methods = adaptive(methods)
     if case.name != OTHER_METHODS_PROBLEM:
         methods = methods[:1]
     return [attempt("recipes", case.name, f"{recipe} = exact gradient, {method}", "exact",
                     functools.partial(recipe_row, case), field=case.name, method=method, recipe=recipe)
-            for method in methods for recipe in recipes]
+            for method in methods for recipe in recipes if RECIPES[recipe].truth != "through"]
 
 
 def recipe_row(case, recipe, method, **head):
@@ -170,6 +174,22 @@ def frozen_recipe_rows(case, recipes, methods):
     return [attempt("recipes", case.name, f"{recipe} = complex step of the steps, {method}", "frozen",
                     steps.gradient_row, field=case.name, method=method, recipe=recipe)
             for recipe in frozen]
+
+
+def through_rows(case, recipes, methods):
+    """The two recipes through the step control against each other; the tests hold them to complex steps."""
+    method = (adaptive(methods) or [None])[0]
+    pair = [recipe for recipe in RECIPES if RECIPES[recipe].truth == "through"]
+    return [attempt("recipes", case.name, f"{recipe} = {other}, {method}", "through",
+                    functools.partial(_through_row, case, other), field=case.name, method=method, recipe=recipe)
+            for recipe, other in (pair, pair[::-1]) if method is not None and recipe in recipes]
+
+
+def _through_row(case, other, recipe, method, **head):
+    found, reference = (flat(case.gradient(name, method, FROZEN_RTOL)) for name in (recipe, other))
+    scale = block_scale(case.problem, reference)
+    return Comparison(case.names, found, reference, ESTIMATES_LOSE * EPS * scale, 0.0, scale).row(
+        reason=LOST, recipe=recipe, method=method, **head)
 
 
 # --- a scaled loss ---------------------------------------------------------------------------------
@@ -313,7 +333,8 @@ def taylor_row(case, gradient, **head):
 
 # --- duality ---------------------------------------------------------------------------------------
 
-PAIRS = (("discrete_forward", "discrete"), ("forward", "interpolating"), ("forward", "backsolve"))
+PAIRS = (("discrete_forward", "discrete"), ("forward", "interpolating"), ("forward", "backsolve"),
+         ("through_forward", "through"))
 
 
 def duality_rows(case, recipes, methods):
@@ -323,7 +344,7 @@ def duality_rows(case, recipes, methods):
         if forward in recipes and reverse in recipes and adaptive(methods):
             truth = RECIPES[reverse].truth
             rows.append(attempt("duality", case.name, f"jvp {forward} / vjp {reverse}", truth, functools.partial(
-                _frozen_dual if truth == "frozen" else _exact_dual, case, forward, adaptive(methods)[0]),
+                DUALS[truth], case, forward, adaptive(methods)[0]),
                 field=case.name, recipe=reverse))
     return rows
 
@@ -348,3 +369,19 @@ def _exact_dual(case, forward, method, recipe, **head):
     scale = np.abs(flat(pulled)) @ np.abs(tangent)
     return single(flat(pulled) @ tangent, forward_side, bounds @ np.abs(tangent), "<w, S v>", scale=scale).row(
         reason=AMPLIFIED, recipe=recipe, **head)
+
+
+def _through_dual(case, forward, method, recipe, **head):
+    """To rounding, of which error estimates, sums that cancel, lose some digits more."""
+    problem, options = case.problem.replace(loss=None), case.options(method, FROZEN_RTOL)
+    solution = refnode.solve(problem, **options)
+    ys_bar, _ = case.problem.loss.vjp(solution.y, solution.y1)
+    tangent = np.random.default_rng([case.seed, 3]).standard_normal(len(case.names)) * np.abs(input_vector(problem))
+    forward_side = np.sum(ys_bar * pushed(problem, tangent, forward, options))
+    pulled = flat(refnode.vjp(problem, ys_bar, sensitivity=recipe, **options))
+    scale = np.abs(pulled) @ np.abs(tangent)
+    return single(pulled @ tangent, forward_side, ESTIMATES_LOSE * EPS * scale, "<w, S v>", scale=scale).row(
+        reason=LOST, recipe=recipe, method=method, **head)
+
+
+DUALS = {"frozen": _frozen_dual, "exact": _exact_dual, "through": _through_dual}

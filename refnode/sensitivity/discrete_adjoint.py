@@ -94,8 +94,8 @@ def push_observations(f, f_jvp, method, path, i, t, h, k, theta, ts, ys_step, po
             copy_into(y1_tan, ys_tan[j])
         else:
             if not have_extra:
-                extra_slopes_jvp(f, f_jvp, method.A_extra, method.c_extra, t, h, path.y[i], theta, y_tan,
-                                 theta_tan, scratch, k, path.k_extra[i], k_tan, z, z_tan, k_extra_tan)
+                extra_slopes_jvp(f, f_jvp, method.A_extra, method.c_extra, t, h, path.y[i], theta, 0.0, 0.0,
+                                 y_tan, theta_tan, scratch, k, path.k_extra[i], k_tan, z, z_tan, k_extra_tan)
                 have_extra = True
             dense_output(method.P, (ts[j] - t) / h, h, y_tan, k_tan, k_extra_tan, w, ys_tan[j])
         position[OBSERVATION] += 1
@@ -154,7 +154,7 @@ def pull_observations(f, f_vjp, method, path, i, t, h, k, theta, ts, ys_step, po
     if inside:
         extra_slopes_vjp(f, f_vjp, method.A_extra, method.c_extra, t, h, path.y[i], theta,
                          path.tape[path.tape.shape[0] - 1], k, path.k_extra[i], k_extra_bar, z, z_bar,
-                         t_bar, k_bar, y_bar, theta_bar)
+                         t_bar, t_bar, k_bar, y_bar, theta_bar)     # frozen: neither t_bar nor h_bar is read
 
 
 # --- the host's side ------------------------------------------------------------------------------
@@ -186,9 +186,9 @@ class StoredSteps:
             raise
 
 
-def pull_stored(problem, recipe, options, own, seeds_of):
+def pull_stored(problem, recipe, options, own, seeds_of, grid=None):
     """The transpose of all steps of a solve that keeps them: `Cotangents`, and the solve."""
-    forward = solved(problem, options, keep=True, keep_tape=True)
+    forward = solved(problem, options, keep=True, keep_tape=True, grid=grid)
     seeds = seeds_of(forward)
     y0_bar, theta_bar = pull_cotangents(forward, seeds)
     stats = {**forward_stats(forward), "n_steps_reverse": forward.n_steps, **stored_memory(forward)}

@@ -5,11 +5,11 @@ from refnode.solve.integrate import FINISHED
 from refnode.solve.solution import solution_of
 
 
-def solved(problem, options, *, keep, keep_tape=False, dense=False):
+def solved(problem, options, *, keep, keep_tape=False, dense=False, grid=None):
     """The finished trajectory of a problem's flow, or IntegrationError carrying what was computed."""
     check_first_call(problem)
     trajectory, status = solve_forward(problem.flow_field, problem.flow_y0, problem, options,
-                                       keep=keep, keep_tape=keep_tape, dense=dense)
+                                       keep=keep, keep_tape=keep_tape, dense=dense, grid=grid)
     require_finished(trajectory, status, "the forward solve")
     return trajectory
 

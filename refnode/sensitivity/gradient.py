@@ -9,27 +9,34 @@ from refnode.sensitivity.checkpointing import pull_checkpointed
 from refnode.sensitivity.continuous_adjoint import pull_backsolved, pull_interpolated
 from refnode.sensitivity.cotangents import (
     Gradient, Seeds, cotangents_of, forward_stats, require_finite, slopes_of)
-from refnode.sensitivity.discrete_adjoint import pull_stored
-from refnode.sensitivity.forward import discrete_tangents, variational_tangents
+from refnode.sensitivity.forward import variational_tangents
 from refnode.sensitivity.jumps import initial_tangent, observation_tangent
-from refnode.sensitivity.recipes import OWN_OPTIONS, RECIPES, recipe_named
+from refnode.sensitivity.recipes import OWN_OPTIONS, RECIPES, recipe_chosen, recipe_named
 from refnode.sensitivity.reversible_adjoint import pull_inverted, pull_stored_states, reversible_tangents
 from refnode.sensitivity.symplectic_adjoint import pull_symplectic
+from refnode.sensitivity.tangent_check import pull_resolved, resolved_tangents
+from refnode.sensitivity.through import pull_by_through_tangents, through_tangent_of
+from refnode.sensitivity.through_adjoint import pull_through
 from refnode.solve.integrate import FINISHED
 from refnode.solve.options import SolveOptions
 from refnode.solve.solution import solution_of
 from refnode.steppers.schemes import REVERSIBLE_NAMES
 
 
-def gradient(problem, sensitivity="discrete", **options):
+def gradient(problem, sensitivity=None, *, truth=None, **options):
     """The derivative of a problem's loss with respect to all its inputs.
 
     Parameters
     ----------
     problem : Problem
         With a loss.
-    sensitivity : str
-        A name in `refnode.sensitivity.recipes.RECIPES`, such as "discrete", "forward" or "interpolating".
+    sensitivity : str, optional
+        A name in `refnode.sensitivity.recipes.RECIPES`, such as "discrete" (the default), "forward" or
+        "interpolating".
+    truth : "exact", "frozen" or "through", optional
+        Which derivative: of the exact solution, of the steps taken with their times held, or of the program
+        with its step-size control. Alone it chooses "interpolating", "discrete" or "through"; beside
+        ``sensitivity`` it must be what that recipe gives.
     **options
         Those of `solve`; ``checkpoints``, the states that "checkpointed" and "online" may hold (100); and
         ``adjoint_rtol, adjoint_atol`` (continuous adjoints) or ``tangent_rtol, tangent_atol`` (forward), by
@@ -38,6 +45,16 @@ def gradient(problem, sensitivity="discrete", **options):
         ``seminorm=True`` leaves the parameter integral of an augmented adjoint out of its error norm,
         ``checkpoints`` is the number of states "backsolve_checkpointed" starts afresh from, and
         ``error_control="staggered"`` lets "forward" test the state before it advances the tangents.
+        For "discrete" and "discrete_forward" ``control="tangent"`` lets tangents enter the step norm beside
+        the state (with ``tangent_rtol, tangent_atol``), and ``check_tangent`` says when a probe of the tangent
+        checks that the steps resolve it: True, False, or "auto", which spares most solves that repeat an
+        earlier one.
+
+    Warns
+    -----
+    GradientWarning
+        If a computed gradient may be inaccurate: a drift of backsolve, an unresolved tangent, a horizon on
+        which the outputs are not determined by y0.
 
     Returns
     -------
@@ -56,13 +73,14 @@ def gradient(problem, sensitivity="discrete", **options):
     require_problem(problem)
     if problem.loss is None:
         raise InvalidInputError("gradient needs a problem with a loss; give Problem(..., loss=...)")
+    sensitivity = recipe_chosen(sensitivity, truth)
     loss = LossSeeds(problem)
     cotangents, forward = _pull(problem, sensitivity, options, loss)
     return Gradient(**vars(cotangents), loss=loss.value, sensitivity=sensitivity,
                     forward=lambda: _solution_without_cost(forward, problem))
 
 
-def vjp(problem, ys_bar=None, y1_bar=None, sensitivity="discrete", **options):
+def vjp(problem, ys_bar=None, y1_bar=None, sensitivity=None, *, truth=None, **options):
     """Pull cotangents of the observed states back to all inputs.
 
     Parameters
@@ -72,7 +90,7 @@ def vjp(problem, ys_bar=None, y1_bar=None, sensitivity="discrete", **options):
         Cotangents of y(ts), as `solve` returns them.
     y1_bar : array_like, shape (n,), optional
         Cotangent of y(t1).
-    sensitivity, **options
+    sensitivity, truth, **options
         As for `gradient`.
 
     Returns
@@ -83,12 +101,12 @@ def vjp(problem, ys_bar=None, y1_bar=None, sensitivity="discrete", **options):
     require_problem(problem)
     n, count = problem.y0.size, problem.ts.size
     seeds = Seeds(array_of("ys_bar", ys_bar, (n, count)).T.copy(), array_of("y1_bar", y1_bar, (n,)))
-    cotangents, _ = _pull(problem.replace(loss=None), sensitivity, options, lambda forward: seeds)
+    cotangents, _ = _pull(problem.replace(loss=None), recipe_chosen(sensitivity, truth), options, lambda forward: seeds)
     return cotangents
 
 
 def jvp(problem, y0_tan=None, theta_tan=None, t0_tan=0.0, t1_tan=0.0, ts_tan=None,
-        sensitivity="discrete_forward", **options):
+        sensitivity=None, *, truth=None, **options):
     """Push tangents of the inputs forward to the observed states.
 
     Parameters
@@ -97,8 +115,8 @@ def jvp(problem, y0_tan=None, theta_tan=None, t0_tan=0.0, t1_tan=0.0, ts_tan=Non
     y0_tan, theta_tan, ts_tan : array_like, shapes (n,), (p,), (K,), optional
     t0_tan, t1_tan : float
         t1_tan moves y(ts) only if the problem observes t1 itself (``ts=None``).
-    sensitivity : "discrete_forward" or "forward"
-    **options
+    sensitivity : "discrete_forward" (the default), "forward" or "through_forward", optional
+    truth, **options
         As for `gradient`.
 
     Returns
@@ -108,23 +126,32 @@ def jvp(problem, y0_tan=None, theta_tan=None, t0_tan=0.0, t1_tan=0.0, ts_tan=Non
     """
     require_problem(problem)
     problem = problem.replace(loss=None)
+    sensitivity = recipe_chosen(sensitivity, truth, forward=True)
     recipe = recipe_named(sensitivity)
     if recipe.needs != "jvp":
-        raise InvalidInputError(f"jvp needs a forward recipe ('discrete_forward', 'forward'), found {sensitivity!r}")
+        raise InvalidInputError(f"jvp needs a forward recipe ('discrete_forward', 'forward', 'through_forward'), "
+                                f"found {sensitivity!r}")
     problem.field.require("jvp")
     own, options = split_options(sensitivity, recipe, options)
-    slope0 = problem.field(problem.t0, problem.y0, problem.theta)
-    y0_tans = initial_tangent(array_of("y0_tan", y0_tan, problem.y0.shape), t0_tan, slope0)[None]
-    theta_tans = np.ascontiguousarray(array_of("theta_tan", theta_tan, problem.theta.shape)[None])
-    tangents = _of_method(recipe, options, TANGENTS, REVERSIBLE_TANGENTS)(problem, options, own, y0_tans, theta_tans)
+    push = _of_method(recipe, options, own, TANGENTS, REVERSIBLE_TANGENTS)
+    y0_tan, theta_tan = array_of("y0_tan", y0_tan, problem.y0.shape), array_of("theta_tan", theta_tan, problem.theta.shape)
     ts_tan = np.array([t1_tan]) if problem.ts_is_t1 else array_of("ts_tan", ts_tan, problem.ts.shape)
+    if recipe.truth == "through":
+        return push(problem, options, y0_tan, theta_tan, t0_tan, t1_tan, ts_tan).T
+    slope0 = problem.field(problem.t0, problem.y0, problem.theta)
+    y0_tans = initial_tangent(y0_tan, t0_tan, slope0)[None]
+    tangents = push(problem, options, own, y0_tans, np.ascontiguousarray(theta_tan[None]))
     slopes = slopes_of(problem.field, problem, problem.y0, tangents.ys, tangents.y1)
     return observation_tangent(tangents.ys_tans[:, 0], ts_tan[:, None], slopes[1:-1]).T
 
 
 # --- one sweep, by recipe -------------------------------------------------------------------------
 
-TANGENTS = {("variational", None): variational_tangents, ("tangent", "stored"): discrete_tangents}
+TANGENTS = {             # (equation, reversal) -> push
+    ("variational", None): variational_tangents,
+    ("tangent", "stored"): resolved_tangents,
+    ("through tangent", "stored"): through_tangent_of,          # which moves the times as well
+}
 REVERSIBLE_TANGENTS = {("tangent", "stored"): reversible_tangents}                  # of methods with an inverse step
 
 
@@ -132,7 +159,7 @@ def _pull_by_tangents(problem, recipe, options, own, seeds_of):
     """Cotangents: the tangents in every direction of y0 and theta, contracted with the seeds. Implements (VAR-2)."""
     n, p = problem.flow_y0.size, problem.theta.size
     y0_tans, theta_tans = np.eye(n + p)[:, :n], np.eye(n + p)[:, n:]
-    push = _of_method(recipe, options, TANGENTS, REVERSIBLE_TANGENTS)
+    push = _of_method(recipe, options, own, TANGENTS, REVERSIBLE_TANGENTS)
     tangents = push(problem, options, own, np.ascontiguousarray(y0_tans), np.ascontiguousarray(theta_tans))
     seeds = seeds_of(tangents)
     bars = np.einsum("kn,kmn->m", seeds.ys_bar, tangents.ys_tans) + tangents.y1_tans @ seeds.y1_bar
@@ -143,7 +170,7 @@ def _pull_by_tangents(problem, recipe, options, own, seeds_of):
 PULLS = {                # (equation, reversal) -> pull(problem, recipe, options, own, seeds_of) -> Cotangents, forward
     ("variational", None): _pull_by_tangents,
     ("tangent", "stored"): _pull_by_tangents,
-    ("transpose", "stored"): pull_stored,
+    ("transpose", "stored"): pull_resolved,
     ("transpose", "binomial"): pull_checkpointed,
     ("transpose", "online"): pull_checkpointed,
     ("transpose", "uniform"): pull_checkpointed,
@@ -152,6 +179,8 @@ PULLS = {                # (equation, reversal) -> pull(problem, recipe, options
     ("continuous", "backsolved_plain"): pull_backsolved,
     ("continuous", "backsolved_checkpointed"): pull_backsolved,
     ("continuous", "interpolated"): pull_interpolated,
+    ("through tangent", "stored"): pull_by_through_tangents,
+    ("through transpose", "stored"): pull_through,
 }
 REVERSIBLE_PULLS = {     # the same for methods with an inverse step
     ("tangent", "stored"): _pull_by_tangents,
@@ -160,7 +189,7 @@ REVERSIBLE_PULLS = {     # the same for methods with an inverse step
 }
 
 
-def _of_method(recipe, options, of_tableaus, of_schemes):
+def _of_method(recipe, options, own, of_tableaus, of_schemes):
     """What computes the recipe for the method asked for.
 
     Raises
@@ -170,8 +199,11 @@ def _of_method(recipe, options, of_tableaus, of_schemes):
     """
     key, has_inverse = (recipe.equation, recipe.reversal), options.scheme is not None
     table = of_schemes if has_inverse else of_tableaus
-    if key in table:
+    if key in table and not (own and has_inverse):
         return table[key]
+    if key in table:
+        raise InvalidInputError(f"{', '.join(own)}: options about chosen steps, and method {options.scheme.name!r} "
+                                "takes given ones")
     (name,) = [name for name, row in RECIPES.items() if row is recipe]
     if has_inverse:
         able = [other for other, row in RECIPES.items() if (row.equation, row.reversal) in table]
@@ -186,7 +218,7 @@ def _of_method(recipe, options, of_tableaus, of_schemes):
 def _pull(problem, sensitivity, options, seeds_of):
     """Cotangents by the named recipe, and the forward trajectory; ``seeds_of(forward) -> Seeds``."""
     recipe, own, options = checked_call(problem, sensitivity, options)
-    return _of_method(recipe, options, PULLS, REVERSIBLE_PULLS)(problem, recipe, options, own, seeds_of)
+    return _of_method(recipe, options, own, PULLS, REVERSIBLE_PULLS)(problem, recipe, options, own, seeds_of)
 
 
 def checked_call(problem, sensitivity, options):

@@ -94,8 +94,8 @@ def pull_observed_duals(f, f_jvp, f_vjp, f_hvp, method, path, i, t, h, y, theta,
         position[OBSERVATION] = j
     if inside:
         scratch, k_extra = path.tape[path.tape.shape[0] - 1], Dual(path.k_extra[i], k_extra_tan)
-        extra_slopes_jvp(f, f_jvp, method.A_extra, method.c_extra, t, h, y.value, theta.value, y.tan, theta.tan,
-                         scratch, k.value, k_extra.value, k.tan, z.value, z.tan, k_extra.tan)
+        extra_slopes_jvp(f, f_jvp, method.A_extra, method.c_extra, t, h, y.value, theta.value, 0.0, 0.0,
+                         y.tan, theta.tan, scratch, k.value, k_extra.value, k.tan, z.value, z.tan, k_extra.tan)
         extra_slopes_hvp(f, f_vjp, f_hvp, method.A_extra, method.c_extra, t, h, y, theta, scratch, k, k_extra,
                          k_extra_bar, z, z_bar, t_bar, k_bar, y_bar, theta_bar)
 

@@ -34,23 +34,23 @@ def solve(problem, *, dense_output=False, **options):
     return solution_of(trajectory, status, dense_output)
 
 
-def solve_forward(field, y0, problem, options, *, keep, keep_tape=False, dense=False):
+def solve_forward(field, y0, problem, options, *, keep, keep_tape=False, dense=False, grid=None):
     """The trajectory of ``field`` from ``y0`` with the times and parameters of ``problem``, and its status."""
     problem.field.check_first_call(problem.t0, problem.y0, problem.theta)
-    trajectory = forward_trajectory(field, y0, problem, options, keep, keep_tape, dense)
+    trajectory = forward_trajectory(field, y0, problem, options, keep, keep_tape, dense, grid)
     entry, functions = entry_point(trajectory.driver, field, options.specialize, "f")
     return trajectory, trajectory.run(entry, functions)
 
 
-def forward_trajectory(field, y0, problem, options, keep, keep_tape=False, dense=False):
-    """A `Trajectory` ready to run."""
+def forward_trajectory(field, y0, problem, options, keep, keep_tape=False, dense=False, grid=None):
+    """A `Trajectory` ready to run; a ``grid`` replaces the steps that the options would choose."""
     if options.scheme is not None:
         return _reversible_trajectory(field, y0, problem, options, keep, dense)
     rtol, atol = flow_tolerances(options, problem, y0)
     return Trajectory(
         options, field, y0, problem.theta, problem.t0, problem.t1, problem.ts, keep=keep,
                       keep_tape=keep_tape, dense=dense, rtol=rtol, atol=atol,
-                      blocks=np.array([0, y0.size]))
+                      blocks=np.array([0, y0.size]), grid=grid)
 
 
 def _reversible_trajectory(field, y0, problem, options, keep, dense):

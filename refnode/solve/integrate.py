@@ -13,7 +13,7 @@ from refnode.host_device import (
     BLOCK, INLINED, INTEGERS, MATRIX, RHS, VECTOR, driver, higher_order, host_device, python_form)
 from refnode.linalg import copy_into, first_non_finite
 from refnode.solve.step_size import (
-    FACTOR_MIN, H_MAX, error_norm, first_step, rejection_factor, step_factor)
+    ERROR_FLOOR, FACTOR_MIN, H_MAX, error_norm, first_step, rejection_factor, step_factor)
 from refnode.steppers.explicit_rk import dense_output, explicit_rk_step, extra_slopes
 from refnode.steppers.system import Plain, evaluate
 
@@ -226,7 +226,7 @@ def next_size(control, clock, error, taken, rejected):
     if rejected:
         factor = min(1.0, factor)
     clock[ERROR_2] = clock[ERROR_1]
-    clock[ERROR_1] = max(error, 1e-4)                   # Hairer's floor: no memory of a lucky step
+    clock[ERROR_1] = max(error, ERROR_FLOOR)            # Hairer's floor: no memory of a lucky step
     return taken * factor
 
 

@@ -10,7 +10,7 @@ Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I, 2nd ed., II.
 Sanz-Serna, SIAM Review 58 (2016), for the transpose.
 """
 from refnode.host_device import higher_order, host_device
-from refnode.linalg import copy_into, has_nonzero
+from refnode.linalg import copy_into, dot, has_nonzero
 from refnode.steppers.system import evaluate
 
 
@@ -173,38 +173,87 @@ def dense_output_vjp(P, sigma, h, out_bar, w, k_bar, k_extra_bar, y_bar):
             k_extra_bar[e, m] += w[own + e] * scaled
 
 
+@host_device
+def dense_weight_rates(P, sigma, w):
+    """w_i'(sigma) = sum_j (j + 1) P_ij sigma^j, by Horner's rule."""
+    for i in range(P.shape[0]):
+        total = 0.0
+        for j in range(P.shape[1] - 1, -1, -1):
+            total = total * sigma + (j + 1) * P[i, j]
+        w[i] = total
+
+
+@host_device
+def weigh_slopes(w, k, k_extra, z):
+    """z = sum_i w_i k_i over all slopes of a step."""
+    z[:] = 0.0
+    add_slopes(w, k.shape[0], 1.0, k, z)
+    if k_extra.shape[0] > 0:
+        add_slopes(w[k.shape[0]:], k_extra.shape[0], 1.0, k_extra, z)
+
+
+@host_device
+def dense_motion_jvp(P, sigma, h, sigma_tan, h_tan, k, k_extra, w, z, out_tan):
+    """out_tan += h_tan sum w_i k_i + h sigma_tan sum w_i' k_i: what sigma and h add to `dense_output`'s tangent.
+
+    Implements (THR-7). z (n,) is workspace.
+    """
+    dense_weights(P, sigma, w)
+    weigh_slopes(w, k, k_extra, z)
+    for m in range(z.shape[0]):
+        out_tan[m] += h_tan * z[m]
+    dense_weight_rates(P, sigma, w)
+    weigh_slopes(w, k, k_extra, z)
+    for m in range(z.shape[0]):
+        out_tan[m] += h * sigma_tan * z[m]
+
+
+@host_device
+def dense_motion_vjp(P, sigma, h, out_bar, k, k_extra, w, z):
+    """The transpose of `dense_motion_jvp`: returns sigma_bar and h_bar. Implements (THR-8)."""
+    dense_weights(P, sigma, w)
+    weigh_slopes(w, k, k_extra, z)
+    h_bar = dot(z, out_bar)                                     # out_tan += h_tan sum w_i k_i
+    dense_weight_rates(P, sigma, w)
+    weigh_slopes(w, k, k_extra, z)
+    return h * dot(z, out_bar), h_bar                           # out_tan += h sigma_tan sum w_i' k_i
+
+
 @higher_order
-def extra_slopes_jvp(f, f_jvp, A_extra, c_extra, t, h, y, theta, y_tan, theta_tan, tape, k, k_extra,
-                     k_tan, z, z_tan, k_extra_tan):
-    """The tangent of `extra_slopes` with t and h held. Implements (ERK-10)."""
+def extra_slopes_jvp(f, f_jvp, A_extra, c_extra, t, h, y, theta, t_tan, h_tan, y_tan, theta_tan, tape, k,
+                     k_extra, k_tan, z, z_tan, k_extra_tan):
+    """The tangent of `extra_slopes`. Implements (ERK-10)."""
     own = k.shape[0]
     for e in range(A_extra.shape[0]):
         stage_state(A_extra[e], own, h, y, k, z)
         stage_state(A_extra[e], own, h, y_tan, k_tan, z_tan)
+        if h_tan != 0.0:
+            add_slopes(A_extra[e], own, h_tan, k, z_tan)
         if e > 0:
             add_slopes(A_extra[e, own:], e, h, k_extra, z)
             add_slopes(A_extra[e, own:], e, h, k_extra_tan, z_tan)
+            add_slopes(A_extra[e, own:], e, h_tan, k_extra, z_tan)
         f(t + c_extra[e] * h, z, theta, tape, k_extra[e])
-        f_jvp(t + c_extra[e] * h, z, theta, 0.0, z_tan, theta_tan, tape, k_extra_tan[e])
+        f_jvp(t + c_extra[e] * h, z, theta, t_tan + c_extra[e] * h_tan, z_tan, theta_tan, tape, k_extra_tan[e])
 
 
 @higher_order
 def extra_slopes_vjp(f, f_vjp, A_extra, c_extra, t, h, y, theta, tape, k, k_extra, k_extra_bar,
-                     z, z_bar, t_bar, k_bar, y_bar, theta_bar):
-    """The transpose of `extra_slopes` with t and h held. Implements (ERK-11).
+                     z, z_bar, t_bar, h_bar, k_bar, y_bar, theta_bar):
+    """The transpose of `extra_slopes`. Implements (ERK-11).
 
-    Adds to k_bar, y_bar and theta_bar; uses up k_extra_bar.
+    Adds to t_bar, h_bar, k_bar, y_bar and theta_bar; uses up k_extra_bar.
     """
     own = k.shape[0]
     for e in range(A_extra.shape[0] - 1, -1, -1):
+        z_bar[:] = 0.0
         stage_state(A_extra[e], own, h, y, k, z)
         if e > 0:
             add_slopes(A_extra[e, own:], e, h, k_extra, z)
-        z_bar[:] = 0.0
-        f(t + c_extra[e] * h, z, theta, tape, k_extra[e])
-        f_vjp(t + c_extra[e] * h, z, theta, tape, k_extra_bar[e], t_bar, z_bar, theta_bar)
-        if e > 0:
-            for m in range(z_bar.shape[0]):
-                for j in range(e):
-                    k_extra_bar[j, m] += h * A_extra[e, own + j] * z_bar[m]
-        stage_state_vjp(A_extra[e], own, h, z_bar, k, k_bar, y_bar)
+        slope_vjp(f, f_vjp, c_extra[e], t, h, z, theta, True, tape, k_extra[e], k_extra_bar[e],
+                  t_bar, h_bar, z_bar, theta_bar)
+        for m in range(z_bar.shape[0]):
+            for j in range(e):
+                k_extra_bar[j, m] += h * A_extra[e, own + j] * z_bar[m]
+                h_bar[0] += A_extra[e, own + j] * k_extra[j, m] * z_bar[m]
+        h_bar[0] += stage_state_vjp(A_extra[e], own, h, z_bar, k, k_bar, y_bar)
