@@ -64,29 +64,33 @@ def source_hash(file):
     """
     digest = hashlib.sha256()
     for path in sorted(imported_files(pathlib.Path(file).resolve())):
-        digest.update(os.path.relpath(path, package_root()).encode() + b"\0" + path.read_bytes())
+        digest.update(source_of(path)[0])
     return digest.hexdigest()[:20]
 
 
 def imported_files(file):
     """A source file and the files of the package reached from it by imports; of a folder, all its files."""
-    found, waiting = set(), [file]
+    found, waiting = set(), [str(file)]
     while waiting:
         path = waiting.pop()
         if path not in found:
             found.add(path)
-            waiting += imports_of(path)
+            waiting += source_of(path)[1]
     return found
 
 
 @functools.lru_cache(maxsize=None)
-def imports_of(path):
-    """The files of the package that the import statements of a file name."""
-    files = []
-    for module in IMPORT.findall(path.read_text()):
-        place = package_root().joinpath(*module.split(".")[1:])
-        files += sorted(place.glob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
-    return files
+def source_of(path):
+    """Digest of a file's name and content, and the files of the package that its import statements name."""
+    content, root, files = pathlib.Path(path).read_bytes(), str(package_root()), []
+    for module in IMPORT.findall(content.decode()):
+        place = os.path.join(root, *module.split(".")[1:])
+        if os.path.isdir(place):
+            files += [os.path.join(place, name) for name in sorted(os.listdir(place)) if name.endswith(".py")]
+        else:
+            files.append(place + ".py")
+    name = os.path.relpath(path, root).encode()
+    return hashlib.sha256(name + b"\0" + content).digest(), files
 
 
 def cache_home():
@@ -195,6 +199,21 @@ class _PackageCache(caching.FunctionCache):
             _warn_about_cache("written", error)
 
 
+class _LazyCache:
+    """A `_PackageCache` that is made when first needed; the sources are hashed now, as they are compiled."""
+
+    def __init__(self, py_func):
+        self.py_func = py_func
+        source_hash(py_func.__code__.co_filename)
+
+    @functools.cached_property
+    def cache(self):
+        return _PackageCache(self.py_func)
+
+    def __getattr__(self, name):
+        return getattr(self.cache, name)
+
+
 def _warn_about_cache(what, error):
     warnings.warn(
         f"the cache of compiled functions in {cache_home()} could not be {what} "
@@ -262,7 +281,7 @@ def host_device(function):
     """Compile a formula: no signature, no allocation, no exception; cached on disk."""
     compiled = njit(**INLINED)(function)
     if not config.DISABLE_JIT:
-        compiled._cache = _PackageCache(function)
+        compiled._cache = _LazyCache(function)
     return compiled
 
 

@@ -83,10 +83,10 @@ def test_the_hash_changes_with_every_file_that_could_be_compiled_in(tmp_path):
     package = package_copy(tmp_path)
     drivers = ("solve/integrate.py", "sensitivity/discrete_adjoint.py", "layers/activations.py")
     before = [hash_of(package, module) for module in drivers]
-    edit(package / "solve" / "step_size.py", "0.01 * second", "0.02 * second")
+    edit(package / "solve" / "step_size.py", "safety=0.9", "safety=0.8")
     after = [hash_of(package, module) for module in drivers]
     assert [a == b for a, b in zip(before, after)] == [False, False, True]
-    edit(package / "solve" / "step_size.py", "0.02 * second", "0.01 * second")
+    edit(package / "solve" / "step_size.py", "safety=0.8", "safety=0.9")
     assert [hash_of(package, module) for module in drivers] == before
 
 
@@ -112,7 +112,7 @@ def test_the_hash_covers_every_function_a_driver_reaches(name):
     module, _, function = name.partition(":")
     body = getattr(importlib.import_module(module), function)
     covered = host_device.imported_files(pathlib.Path(body.py_func.__code__.co_filename))
-    reached = {pathlib.Path(inspect.getfile(f)) for f in package_functions(body)}
+    reached = {inspect.getfile(f) for f in package_functions(body)}
     assert len(reached) > 1 and reached <= covered
 
 

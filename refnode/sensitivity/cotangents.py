@@ -159,9 +159,7 @@ def cotangents_of(problem, forward, seeds, y0_bar, theta_bar, stats):
     """`Cotangents` from those of the flow's y0 and of theta: adds those of the times, through f with the
     steps held, and drops a running cost's state. ``forward`` has ``ys`` (K, n) and ``y1``."""
     slopes = slopes_of(problem.flow_field, problem, problem.flow_y0, forward.ys, forward.y1)
-    growth = sensitivity_growth(problem.flow_y0, np.ascontiguousarray(forward.ys), forward.y1, seeds.ys_bar,
-                                seeds.y1_bar, y0_bar)
-    warn_of_horizon(growth, solved_tolerance(getattr(forward, "forward", forward)))
+    growth = growth_of(problem, forward, seeds, y0_bar)
     ts_bar = time_cotangent(seeds.ys_bar, slopes[1:-1])
     t1_bar = float(time_cotangent(seeds.y1_bar, slopes[-1]))
     if problem.ts_is_t1:
@@ -169,6 +167,14 @@ def cotangents_of(problem, forward, seeds, y0_bar, theta_bar, stats):
     return Cotangents(y0=y0_bar[:problem.y0.size].copy(), theta=theta_bar.copy(),
                       t0=float(initial_time_cotangent(y0_bar, slopes[0])), t1=t1_bar, ts=ts_bar,
                       stats={**stats, "growth": growth})
+
+
+def growth_of(problem, forward, seeds, y0_bar):
+    """`sensitivity_growth` of a sweep; warns where it leaves nothing of the outputs determined."""
+    growth = sensitivity_growth(problem.flow_y0, np.ascontiguousarray(forward.ys), forward.y1, seeds.ys_bar,
+                                seeds.y1_bar, y0_bar)
+    warn_of_horizon(growth, solved_tolerance(getattr(forward, "forward", forward)))
+    return growth
 
 
 def forward_stats(forward):
@@ -180,3 +186,8 @@ def forward_stats(forward):
 def memory_stats(times, *history):
     """Bytes of the arrays held for a reverse sweep at its peak: the times of the steps, and all else."""
     return {"history_bytes": sum(array.nbytes for array in history), "times_bytes": times.nbytes}
+
+
+def row_bytes(*parts):
+    """Bytes of the first rows of arrays, given as (array, number of rows)."""
+    return sum(array.strides[0] * rows for array, rows in parts)

@@ -14,7 +14,7 @@ from numba import types
 from refnode.host_device import (
     BLOCK, INTEGERS, MATRIX, RHS, RHS_JVP, RHS_VJP, VECTOR, driver, higher_order)
 from refnode.linalg import copy_into
-from refnode.sensitivity.cotangents import cotangents_of, forward_stats, memory_stats
+from refnode.sensitivity.cotangents import cotangents_of, forward_stats, row_bytes
 from refnode.sensitivity.forward_solve import solved
 from refnode.sensitivity.jumps import observation_jump
 from refnode.solve.integrate import FINISHED, KEEP_TAPE, RUNNING, Method, Path
@@ -173,7 +173,8 @@ class StoredSteps:
     def shared(self, position):
         forward = self.forward
         room, times = forward.storage, forward.times[:forward.n_steps + 1]
-        return (*forward.method, times, room.y, room.k, room.k_extra, room.tape, forward.theta, forward.ts, forward.ys_step, position)
+        return (*forward.method, times, room.y, room.k, room.k_extra, room.tape, forward.theta, forward.ts,
+                forward.ys_step, position)
 
     def sweep(self, driver_, derivative, arguments, position):
         """Run a sweep to its end, returning to Python now and then."""
@@ -199,11 +200,12 @@ def pull_stored(problem, recipe, options, own, seeds_of, grid=None):
 
 def stored_memory(forward):
     """What a stored solve holds for its reverse sweep. Steps whose tape was not kept are recomputed."""
-    times, y, k, k_extra, tape = forward.stored()
-    kept = bool(forward.limits[KEEP_TAPE]) or forward.field.tape_size == 0
-    rows = k.shape[0] + 1 if kept else forward.s + 2
-    return {"n_steps_recomputed": 0 if kept else forward.n_steps,
-            **memory_stats(times, y, k, k_extra, tape[:rows])}
+    room, steps = forward.storage, forward.n_steps
+    kept = room.keep_tape or forward.field.tape_size == 0
+    rows = steps * forward.s + 2 if kept else forward.s + 2
+    history = row_bytes((room.y, steps + 1), (room.k, steps * forward.s + 1), (room.k_extra, steps), (room.tape, rows))
+    return {"n_steps_recomputed": 0 if kept else steps, "history_bytes": history,
+            "times_bytes": row_bytes((forward.times, steps + 1))}
 
 
 def pull_cotangents(forward, seeds):

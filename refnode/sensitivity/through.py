@@ -16,7 +16,7 @@ from refnode.linalg import copy_into
 from refnode.sensitivity.attempts import (
     ACCEPTED_AFTER, ATTEMPT, ATTEMPT_TYPES, AUTOMATIC, CUT_BY_FACTOR, ERROR, FREE, GIVEN, HALVED, MEMORY_1,
     MEMORY_2, OUTCOME, REJECTED_BY_ERROR, SIZE, STOP, Attempts, ControlledSteps)
-from refnode.sensitivity.cotangents import Cotangents, forward_stats
+from refnode.sensitivity.cotangents import Cotangents, forward_stats, growth_of
 from refnode.sensitivity.discrete_adjoint import OBSERVATION, RECOMPUTE, SLICE, STEP, STORED_TYPES, stored_step
 from refnode.sensitivity.forward_solve import solved
 from refnode.solve.integrate import ERROR_1, ERROR_2, FINISHED, RUNNING, H, Method, Path, T, Tolerance
@@ -228,10 +228,10 @@ def pull_by_through_tangents(problem, recipe, options, own, seeds_of):
         ys_tan, y1_tan = push_control(steps, y0_tan, theta_tan, t0_tan[0], t1_tan[0], ts_tan)
         bars.append(np.sum(seeds.ys_bar * ys_tan) + seeds.y1_bar @ y1_tan)
     y0_bar, theta_bar, t0_bar, t1_bar, ts_bar = np.split(np.array(bars), sizes)
-    return through_cotangents(problem, forward, y0_bar, theta_bar, t0_bar[0], t1_bar[0], ts_bar), forward
+    return through_cotangents(problem, forward, seeds, y0_bar, theta_bar, t0_bar[0], t1_bar[0], ts_bar), forward
 
 
-def through_cotangents(problem, forward, y0_bar, theta_bar, t0_bar, t1_bar, ts_bar):
+def through_cotangents(problem, forward, seeds, y0_bar, theta_bar, t0_bar, t1_bar, ts_bar):
     """`Cotangents` of the whole program: a problem that observes t1 itself gives that observation's share to t1."""
     if not np.all(np.isfinite(np.concatenate([y0_bar, theta_bar, [t0_bar, t1_bar], ts_bar]))):
         warnings.warn("the derivative through the step control is not finite: somewhere a size or an error changes by more "
@@ -240,4 +240,4 @@ def through_cotangents(problem, forward, y0_bar, theta_bar, t0_bar, t1_bar, ts_b
     if problem.ts_is_t1:
         t1_bar, ts_bar = t1_bar + ts_bar[0], np.empty(0)
     return Cotangents(y0=y0_bar[:problem.y0.size].copy(), theta=theta_bar, t0=float(t0_bar), t1=float(t1_bar),
-                      ts=ts_bar, stats=forward_stats(forward))
+                      ts=ts_bar, stats={**forward_stats(forward), "growth": growth_of(problem, forward, seeds, y0_bar)})

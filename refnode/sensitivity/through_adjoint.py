@@ -238,4 +238,4 @@ def pull_through(problem, recipe, options, own, seeds_of):
     seeds = seeds_of(forward)
     bars = pull_control(ControlledSteps(forward), seeds)
     forward.give_back()
-    return through_cotangents(problem, forward, *bars), forward
+    return through_cotangents(problem, forward, seeds, *bars), forward
