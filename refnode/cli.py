@@ -1,4 +1,4 @@
-"""The command line: validate, demo, doctor, cache."""
+"""The command line: validate, methods, demo, doctor, cache."""
 import argparse
 import functools
 import importlib
@@ -46,12 +46,21 @@ def parser():
     top.add_argument("--version", action="version", version=f"refnode {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _validate_options(commands.add_parser("validate", help="hold every derivative against independent evidence"))
+    methods = commands.add_parser("methods", help="the sensitivity recipes: what each computes, costs, and is not for")
+    methods.set_defaults(run=run_methods)
     _demo_options(commands.add_parser("demo", help="train a small model, with figures"))
     cache = commands.add_parser("cache", help="the disk cache of compiled functions")
     cache.add_argument("action", choices=("info", "clear"))
     cache.set_defaults(run=run_cache)
     commands.add_parser("doctor", help="facts about this installation").set_defaults(run=run_doctor)
     return top
+
+
+def run_methods(options):
+    """Print the table of recipes."""
+    from refnode.methods_table import methods_text
+    print(methods_text())
+    return OK
 
 
 # --- validate --------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ import refnode
 from refnode import cli, validate
 from refnode.evidence import table
 from refnode.evidence.row import Row
+from refnode.methods_table import ACCOUNTS
+from refnode.sensitivity.recipes import RECIPES
 
 SMALL = ["validate", "--fields", "exponential_decay", "--methods", "dopri5", "--recipes", "discrete,forward", "--no-figures"]
 
@@ -159,3 +161,16 @@ def test_progress_elsewhere_is_a_line_now_and_then():
         progress(done, 3, "fields: lorenz", [row("FAIL")])
     lines = stream.getvalue().splitlines()
     assert len(lines) == 2 and "(1 failed)" in lines[0] and "[  3/3]" in lines[1]
+
+
+# --- methods ---------------------------------------------------------------------------------------
+
+def test_methods_tells_everything_about_every_recipe(capsys):
+    assert cli.main(["methods"]) == 0
+    text = capsys.readouterr().out
+    flat = " ".join(text.split())
+    assert set(ACCOUNTS) == set(RECIPES)
+    for name, recipe in RECIPES.items():
+        assert f"\n{name}   [{recipe.equation}" in text and " ".join(recipe.source.split()) in flat
+        assert all(" ".join(part.split()) in flat for part in ACCOUNTS[name])
+    assert max(map(len, text.splitlines())) <= 100

@@ -85,6 +85,7 @@ class VectorField:
         self.pace = {}                   # steps a compiled solver may take between looks for Ctrl-C
         self.entries = {}                # how a driver is called with this field's functions
         self.idle_storage = []           # what a solve that is over leaves to the next one
+        self.probed = {}                 # kind of solve: solves since its tangent was probed, and the steps taken then
         self._tapes = []
         self._pointers = {}
 

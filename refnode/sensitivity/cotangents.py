@@ -119,13 +119,17 @@ def require_finite(name, array):
         raise InvalidInputError(f"{name} must be finite, found {entry} = {array[index]}")
 
 
-SLOPE_TYPES = types.Tuple((REAL, VECTOR, VECTOR, MATRIX, REAL, VECTOR, VECTOR, VECTOR, MATRIX))
+SLOPE_TYPES = types.Tuple((
+    REAL, VECTOR, VECTOR, MATRIX, REAL, VECTOR, VECTOR, VECTOR, MATRIX,      # t0, y0, ts, ys, t1, y1, theta, tape, slopes
+    MATRIX, VECTOR, VECTOR, VECTOR))                                         # ys_bar, y1_bar, y0_bar, growth
 
 
 @driver(RHS, SLOPE_TYPES)
 def slopes_at(f, arguments):
-    """f at t0, at every observation and at t1, into slopes (K + 2, n)."""
-    fill_slopes(f, *arguments)
+    """f at t0, at every observation and at t1, into slopes (K + 2, n); `sensitivity_growth` into growth (1,)."""
+    t0, y0, ts, ys, t1, y1, theta, tape, slopes, ys_bar, y1_bar, y0_bar, growth = arguments
+    fill_slopes(f, t0, y0, ts, ys, t1, y1, theta, tape, slopes)
+    growth[0] = sensitivity_growth(y0, ys, y1, ys_bar, y1_bar, y0_bar)
     return 0
 
 
@@ -145,21 +149,28 @@ def fill_slopes(f, t0, y0, ts, ys, t1, y1, theta, tape, slopes):
 
 def slopes_of(field, problem, y0, ys, y1):
     """f at t0, at every observation and at t1, for the states there, shape (K + 2, n)."""
-    slopes = np.empty((len(ys) + 2, y0.size))
+    return slopes_and_growth(field, problem, y0, ys, y1, Seeds(ys, y1), y0)[0]
+
+
+def slopes_and_growth(field, problem, y0, ys, y1, seeds, y0_bar):
+    """`slopes_of`, and `sensitivity_growth` for these cotangents."""
+    slopes, growth = np.empty((len(ys) + 2, y0.size)), np.empty(1)
     entry, functions = entry_point(slopes_at, field, False, "f")
     tape = field.take_tape(1)
     entry(*functions, (
         problem.t0, y0, problem.ts, np.ascontiguousarray(ys), problem.t1, np.ascontiguousarray(y1),
-        problem.theta, tape[0], slopes))
+        problem.theta, tape[0], slopes, np.ascontiguousarray(seeds.ys_bar), np.ascontiguousarray(seeds.y1_bar),
+        np.ascontiguousarray(y0_bar), growth))
     field.keep_tape(tape)
-    return slopes
+    return slopes, float(growth[0])
 
 
 def cotangents_of(problem, forward, seeds, y0_bar, theta_bar, stats):
     """`Cotangents` from those of the flow's y0 and of theta: adds those of the times, through f with the
     steps held, and drops a running cost's state. ``forward`` has ``ys`` (K, n) and ``y1``."""
-    slopes = slopes_of(problem.flow_field, problem, problem.flow_y0, forward.ys, forward.y1)
-    growth = growth_of(problem, forward, seeds, y0_bar)
+    slopes, growth = slopes_and_growth(problem.flow_field, problem, problem.flow_y0, forward.ys, forward.y1, seeds,
+                                       y0_bar)
+    warn_of_horizon(growth, solved_tolerance(getattr(forward, "forward", forward)))
     ts_bar = time_cotangent(seeds.ys_bar, slopes[1:-1])
     t1_bar = float(time_cotangent(seeds.y1_bar, slopes[-1]))
     if problem.ts_is_t1:

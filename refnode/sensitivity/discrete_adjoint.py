@@ -216,7 +216,7 @@ def pull_cotangents(forward, seeds):
     (y1_bar, z, z_bar), (k_bar, k_extra_bar) = steps.vectors, steps.matrices
     steps.sweep(discrete_adjoint, "vjp", (
         *steps.shared(position), seeds.ys_bar, y_bar, y1_bar, z, z_bar, k_bar, k_extra_bar,
-        forward.storage.w, np.zeros(1), np.zeros(1), theta_bar), position)
+        forward.storage.w, np.zeros(1), np.empty(0), theta_bar), position)
     for j in range(position[OBSERVATION]):                      # what is left was observed at t0
         observation_jump(y_bar, seeds.ys_bar[j])
     return y_bar, theta_bar

@@ -57,7 +57,7 @@ def warn_of_horizon(growth, rtol):
         warnings.warn(
             f"a relative error of y0 grows by a factor of {growth:.3g} until it is observed, and the relative "
             f"tolerance is {rtol:.3g}: on a horizon this long the outputs are not determined by y0, and no gradient "
-            "of them means anything; shorten it", GradientWarning, stacklevel=7)
+            "of them means anything; shorten it", GradientWarning, stacklevel=6)
 
 
 def solved_tolerance(trajectory):

@@ -6,7 +6,6 @@ one probe is pushed through the steps taken, and the method's error estimate is 
 applies it to the state: where the tangent is resolved like the state, the estimate is a small part of it.
 """
 import warnings
-import weakref
 
 import numpy as np
 from numba import types
@@ -26,8 +25,6 @@ EXCESS = 1e4               # the same in units of the state's relative tolerance
 GOLDEN = 0.6180339887498949
 EVERY, FEWER = 64, 0.8     # solves between two probes by "auto", unless one takes that much fewer steps
 REMEMBERED = 64            # kinds of solve remembered for a field
-
-probed = weakref.WeakKeyDictionary()                     # field -> {kind of solve: [solves since, steps taken then]}
 
 WORST, WORST_STEP, LARGEST = range(3)                    # found
 
@@ -142,7 +139,7 @@ def is_due(problem, options, forward):
     A probe costs about as much as half a gradient or all of it; in a loop of many gradients this makes it some
     percent at most. It decides about the warning only, never about a number.
     """
-    kinds = probed.setdefault(problem.field, {})
+    kinds = problem.field.probed
     kind = (options, problem.t0, problem.t1, forward.n)
     steps = forward.n_steps
     since = kinds.get(kind)

@@ -35,16 +35,23 @@ def stage_state(weights, count, h, y, k, z):
 
 
 @host_device
-def stage_state_vjp(weights, count, h, z_bar, k, k_bar, y_bar):
-    """The transpose of `stage_state`; returns h_bar. Implements (ERK-4)."""
-    h_bar = 0.0
+def stage_state_vjp(weights, count, h, z_bar, k_bar, y_bar):
+    """The transpose of `stage_state` with h held; see `length_cotangent`. Implements (ERK-4)."""
     for m in range(z_bar.shape[0]):
         y_bar[m] += z_bar[m]                                    # z = y + h sum_j w_j k_j
         scaled = h * z_bar[m]
-        total = 0.0
         for j in range(count):
             k_bar[j, m] += weights[j] * scaled
-            total += weights[j] * k[j, m]
+
+
+@host_device
+def length_cotangent(weights, count, k, z_bar):
+    """What h receives in (ERK-4): z_bar . sum_j w_j k_j."""
+    h_bar = 0.0
+    for m in range(z_bar.shape[0]):
+        total = 0.0
+        for j in range(count):
+            total += weights[j] * k[j, m]                       # z = y + h sum_j w_j k_j
         h_bar += total * z_bar[m]
     return h_bar
 
@@ -94,18 +101,23 @@ def explicit_rk_step_vjp(f, f_vjp, A, b, c, t, h, y, theta, recompute, tape, k, 
 
     ``k_bar`` (s + 1, n) holds on entry the cotangents the slopes have from elsewhere (dense output),
     and y1_bar (n,) that of y1; both are used up. Adds to t_bar (1,), h_bar (1,), y_bar (n,), theta_bar.
+    An empty h_bar holds the length of the step.
     """
-    s = b.shape[0]
+    s, moves = b.shape[0], h_bar.shape[0] > 0
     if has_nonzero(k_bar[s]):
         slope_vjp(f, f_vjp, 1.0, t, h, y1, theta, recompute, tape[s], k[s], k_bar[s],
                   t_bar, h_bar, y1_bar, theta_bar)
-    h_bar[0] += stage_state_vjp(b, s, h, y1_bar, k, k_bar, y_bar)
+    if moves:
+        h_bar[0] += length_cotangent(b, s, k, y1_bar)
+    stage_state_vjp(b, s, h, y1_bar, k_bar, y_bar)
     for i in range(s - 1, 0, -1):
         stage_state(A[i], i, h, y, k, z)
         z_bar[:] = 0.0
         slope_vjp(f, f_vjp, c[i], t, h, z, theta, recompute, tape[i], k[i], k_bar[i],
                   t_bar, h_bar, z_bar, theta_bar)
-        h_bar[0] += stage_state_vjp(A[i], i, h, z_bar, k, k_bar, y_bar)
+        if moves:
+            h_bar[0] += length_cotangent(A[i], i, k, z_bar)
+        stage_state_vjp(A[i], i, h, z_bar, k_bar, y_bar)
     slope_vjp(f, f_vjp, 0.0, t, h, y, theta, recompute, tape[0], k[0], k_bar[0],
               t_bar, h_bar, y_bar, theta_bar)
 
@@ -120,7 +132,8 @@ def slope_vjp(f, f_vjp, node, t, h, z, theta, recompute, tape, k, k_bar, t_bar, 
         f(t + node * h, z, theta, tape, k)
     before = t_bar[0]
     f_vjp(t + node * h, z, theta, tape, k_bar, t_bar, z_bar, theta_bar)
-    h_bar[0] += node * (t_bar[0] - before)
+    if h_bar.shape[0] > 0:
+        h_bar[0] += node * (t_bar[0] - before)
 
 
 # --- dense output ---------------------------------------------------------------------------------
@@ -256,4 +269,5 @@ def extra_slopes_vjp(f, f_vjp, A_extra, c_extra, t, h, y, theta, tape, k, k_extr
             for j in range(e):
                 k_extra_bar[j, m] += h * A_extra[e, own + j] * z_bar[m]
                 h_bar[0] += A_extra[e, own + j] * k_extra[j, m] * z_bar[m]
-        h_bar[0] += stage_state_vjp(A_extra[e], own, h, z_bar, k, k_bar, y_bar)
+        h_bar[0] += length_cotangent(A_extra[e], own, k, z_bar)
+        stage_state_vjp(A_extra[e], own, h, z_bar, k_bar, y_bar)

@@ -35,8 +35,8 @@ def stage_state_dual(weights, count, h, y, k, z):
 @host_device
 def stage_state_hvp(weights, count, h, z_bar, k, k_bar, y_bar):
     """The tangent of `stage_state_vjp` with h held, beside it."""
-    stage_state_vjp(weights, count, h, z_bar.value, k.value, k_bar.value, y_bar.value)
-    stage_state_vjp(weights, count, h, z_bar.tan, k.value, k_bar.tan, y_bar.tan)
+    stage_state_vjp(weights, count, h, z_bar.value, k_bar.value, y_bar.value)
+    stage_state_vjp(weights, count, h, z_bar.tan, k_bar.tan, y_bar.tan)
 
 
 @higher_order

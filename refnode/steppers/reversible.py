@@ -151,7 +151,7 @@ def increment_slopes_vjp(f_vjp, A, c, t, h, theta, at, first, z_bar, k_bar, t_ba
     for i in range(c.shape[0] - 1, -1, -1):
         z_bar[:] = 0.0
         f_vjp(t + c[i] * h, at.z[first + i], theta, at.tape[first + i], k_bar[first + i], t_bar, z_bar, theta_bar)
-        stage_state_vjp(A[i], i, h, z_bar, at.k[first:], k_bar[first:], y_bar)
+        stage_state_vjp(A[i], i, h, z_bar, k_bar[first:], y_bar)
 
 
 @outlined
