@@ -30,7 +30,7 @@ FIGURES = {   # file name -> (heading, caption: what is drawn, and what a right 
         "Each recipe's largest error in (y0, theta, t0, t1, ts) on Lotka–Volterra, relative to the largest entry of "
         "its block, against a SciPy solve of the variational system. Right gradients fall like the dashed line; one "
         "that levels off above the grey band misses a term. The two discrete recipes differentiate the same steps, "
-        "and coincide."),
+        "and coincide; `through` differentiates the choice of steps as well, which adds noise."),
     "finite_difference_u_curve": (
         "Finite differences: the U-curve",
         "Distance of central differences from the discrete gradient along one direction, against the step. Through "

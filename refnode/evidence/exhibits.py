@@ -53,12 +53,17 @@ def taylor(seed):
                    "right gradient": np.abs(change - steps * (gradient @ direction))}
 
 
+# Recipes with curves of their own, at most as many as there are colours: the others repeat the bits of
+# `discrete`, or lie on the curve of their family.
+DISTINCT = ("forward", "discrete_forward", "discrete", "through", "backsolve", "interpolating", "quadrature")
+
+
 def work_precision(recipes, seed):
     """recipe -> (tolerances, errors of the gradient, evaluations), and the reference's uncertainty."""
     case = Case(PROBLEM, seed)
     exact, scale = case.exact, block_scale(case.problem, case.exact.gradient)
     curves = {}
-    for recipe in recipes:
+    for recipe in [name for name in DISTINCT if name in recipes] or ["discrete"]:
         found = [case.gradient(recipe, rtol=rtol) for rtol in TOLERANCES]
         errors = [np.max(np.abs(flat(g) - exact.gradient) / scale) for g in found]
         curves[recipe] = (TOLERANCES, np.array(errors), np.array([evaluations(g, case.problem) for g in found]))
@@ -72,6 +77,8 @@ def evaluations(gradient, problem):
     reverse = stats.get("nfev_reverse", 0)
     if RECIPES[gradient.sensitivity].equation == "transpose":
         reverse = stages * stats["n_steps_reverse"] + stats.get("nfev_recomputed", 0)
+    if gradient.sensitivity == "through":
+        reverse = stages * stats["n_steps"]
     if gradient.sensitivity == "discrete_forward":
         reverse = stages * stats["n_steps"] * directions
     if gradient.sensitivity == "forward":
