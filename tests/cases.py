@@ -199,3 +199,31 @@ def mutants(function):
             namespace = dict(body.__globals__)
             exec(compile(ast.fix_missing_locations(tree), "<mutant>", "exec"), namespace)
             yield f"{label} {target}", namespace[body.__name__]
+
+
+# --- a running cost that depends on everything ------------------------------------------------------
+
+def effort(t, y, theta):
+    return theta[0] * y[0] * y[1] * np.sin(t)
+
+
+def effort_jvp(t, y, theta, t_tan, y_tan, theta_tan):
+    area, area_tan = y[0] * y[1], y_tan[0] * y[1] + y[0] * y_tan[1]
+    return (theta_tan[0] * area + theta[0] * area_tan) * np.sin(t) + theta[0] * area * np.cos(t) * t_tan
+
+
+def effort_vjp(t, y, theta, g_bar, t_bar, y_bar, theta_bar):
+    t_bar[0] += theta[0] * y[0] * y[1] * np.cos(t) * g_bar
+    y_bar[0] += theta[0] * y[1] * np.sin(t) * g_bar
+    y_bar[1] += theta[0] * y[0] * np.sin(t) * g_bar
+    theta_bar[0] += y[0] * y[1] * np.sin(t) * g_bar
+
+
+def effort_hvp(t, y, theta, t_tan, y_tan, theta_tan, g_bar, g_bar_tan, t_bar_tan, y_bar_tan, theta_bar_tan):
+    s, c, area = np.sin(t), np.cos(t), y[0] * y[1]
+    area_tan = y_tan[0] * y[1] + y[0] * y_tan[1]
+    weight, weight_tan = theta[0] * g_bar, theta_tan[0] * g_bar + theta[0] * g_bar_tan
+    t_bar_tan[0] += weight_tan * area * c + weight * (area_tan * c - area * s * t_tan)
+    y_bar_tan[0] += weight_tan * y[1] * s + weight * (y_tan[1] * s + y[1] * c * t_tan)
+    y_bar_tan[1] += weight_tan * y[0] * s + weight * (y_tan[0] * s + y[0] * c * t_tan)
+    theta_bar_tan[0] += g_bar_tan * area * s + g_bar * (area_tan * s + area * c * t_tan)

@@ -249,3 +249,16 @@ def changed_source(module, *replacements):
     namespace = {"__name__": "mutant"}
     exec(compile(source, "<mutant>", "exec"), namespace)
     return namespace
+
+
+def assert_exact_steps(problem, method, n_steps=24, seed=0):
+    """A reversible method: tangent, transpose of stored states and of undone ones, and complex steps of the same program."""
+    rng = np.random.default_rng(seed)
+    options = {"method": method, "n_steps": n_steps}
+    seeds = random_seeds(problem, rng)
+    expected = frozen_gradient(problem, np.linspace(problem.t0, problem.t1, n_steps + 1), method, *seeds)
+    for sensitivity in ("discrete", "reversible"):
+        found = vjp(problem, *seeds, sensitivity=sensitivity, **options)
+        drift = found.stats.get("drift_ulp", 0.0)
+        assert dot_product_error(problem, rng, reverse=sensitivity, **options) <= DOT_PRODUCT * (1 + drift)
+        assert block_error(problem, flat(found), expected) <= COMPLEX_STEP * (1 + drift)

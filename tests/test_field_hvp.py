@@ -219,37 +219,16 @@ def test_dense_hvp_is_the_complex_step_of_its_vjp():
 
 # --- running costs, users' forms, errors ----------------------------------------------------------
 
-def effort(t, y, theta):
-    return theta[0] * y[0] * y[1] * np.sin(t)
-
-
-def effort_vjp(t, y, theta, g_bar, t_bar, y_bar, theta_bar):
-    t_bar[0] += theta[0] * y[0] * y[1] * np.cos(t) * g_bar
-    y_bar[0] += theta[0] * y[1] * np.sin(t) * g_bar
-    y_bar[1] += theta[0] * y[0] * np.sin(t) * g_bar
-    theta_bar[0] += y[0] * y[1] * np.sin(t) * g_bar
-
-
-def effort_hvp(t, y, theta, t_tan, y_tan, theta_tan, g_bar, g_bar_tan, t_bar_tan, y_bar_tan, theta_bar_tan):
-    s, c, area = np.sin(t), np.cos(t), y[0] * y[1]
-    area_tan = y_tan[0] * y[1] + y[0] * y_tan[1]
-    weight, weight_tan = theta[0] * g_bar, theta_tan[0] * g_bar + theta[0] * g_bar_tan
-    t_bar_tan[0] += weight_tan * area * c + weight * (area_tan * c - area * s * t_tan)
-    y_bar_tan[0] += weight_tan * y[1] * s + weight * (y_tan[1] * s + y[1] * c * t_tan)
-    y_bar_tan[1] += weight_tan * y[0] * s + weight * (y_tan[0] * s + y[0] * c * t_tan)
-    theta_bar_tan[0] += g_bar_tan * area * s + g_bar * (area_tan * s + area * c * t_tan)
-
-
 def test_running_cost_has_a_second_derivative():
     plain = [cases.python_body(g) for g in (CLASSICAL["pendulum"].f, CLASSICAL["pendulum"].jvp,
                                             CLASSICAL["pendulum"].vjp, CLASSICAL["pendulum"].hvp)]
-    field = with_running_cost(VectorField(*plain, n=2, p=2), running_cost(effort, None, effort_vjp, effort_hvp))
+    field = with_running_cost(VectorField(*plain, n=2, p=2), running_cost(cases.effort, None, cases.effort_vjp, cases.effort_hvp))
     point = cases.random_points("pendulum", 3, 2, 1)[0]
     assert hvp_error(field, point, field.vjp) <= 1.0 and symmetry_error(field, point) <= 1.0
 
 
 def test_a_cost_without_g_hvp_gives_a_field_without_hvp():
-    assert with_running_cost(CLASSICAL["pendulum"], running_cost(effort, None, effort_vjp)).hvp is None
+    assert with_running_cost(CLASSICAL["pendulum"], running_cost(cases.effort, None, cases.effort_vjp)).hvp is None
 
 
 def test_short_and_scipy_forms():

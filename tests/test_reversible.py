@@ -255,30 +255,16 @@ def test_missing_derivative(sensitivity):
 
 # --- gradients ------------------------------------------------------------------------------------
 
-def assert_exact(problem, method, n_steps=24, seed=0):
-    """Tangent, transpose of stored states and of undone ones, and complex steps of the same program."""
-    rng = np.random.default_rng(seed)
-    options = {"method": method, "n_steps": n_steps}
-    seeds = random_seeds(problem, rng)
-    times = np.linspace(problem.t0, problem.t1, n_steps + 1)
-    expected = gradients.frozen_gradient(problem, times, method, *seeds)
-    for sensitivity in ("discrete", "reversible"):
-        found = vjp(problem, *seeds, sensitivity=sensitivity, **options)
-        drift = found.stats.get("drift_ulp", 0.0)
-        assert gradients.dot_product_error(problem, rng, reverse=sensitivity, **options) <= DOT_PRODUCT * (1 + drift)
-        assert block_error(problem, flat(found), expected) <= COMPLEX_STEP * (1 + drift)
-
-
 @every_method
 @pytest.mark.parametrize("name", ["forced_oscillator", "van_der_pol", "pendulum"])
 def test_gradients_are_exact(method, name):
-    assert_exact(CATALOGUE[name](), method)
+    gradients.assert_exact_steps(CATALOGUE[name](), method)
 
 
 @pytest.mark.parametrize("method", ["alf", "reversible_heun", "mccallum_foster(rk4, 0.9)"])
 def test_backwards_in_time_with_observations_everywhere(method):
     ts = 0.5 - np.array([0.0, 0.0, 0.125, 0.25, 0.25, 0.7, 1.5, 2.0, 2.0])
-    assert_exact(CATALOGUE["forced_oscillator"]().replace(t0=0.5, t1=-1.5, ts=ts, loss=None), method, 8)
+    gradients.assert_exact_steps(CATALOGUE["forced_oscillator"]().replace(t0=0.5, t1=-1.5, ts=ts, loss=None), method, 8)
 
 
 @every_method
@@ -287,7 +273,7 @@ def test_neural_fields_with_a_tape(method):
     rng = np.random.default_rng(field.p)
     problem = Problem(field, rng.uniform(-1.0, 1.0, field.n), 0.5 * rng.standard_normal(field.p), (-0.5, 1.0),
                       ts=[0.25, 0.3125, 1.0])
-    assert_exact(problem, method, 6)
+    gradients.assert_exact_steps(problem, method, 6)
 
 
 @every_method

@@ -60,32 +60,6 @@ def symmetry_error(problem, seed=0, only=slice(None), **options):
     return abs(sides[0].sum() - sides[1].sum()) / sum(np.abs(side).sum() for side in sides)
 
 
-def effort(t, y, theta):
-    return theta[0] * y[0] * y[1] * np.sin(t)
-
-
-def effort_jvp(t, y, theta, t_tan, y_tan, theta_tan):
-    area, area_tan = y[0] * y[1], y_tan[0] * y[1] + y[0] * y_tan[1]
-    return (theta_tan[0] * area + theta[0] * area_tan) * np.sin(t) + theta[0] * area * np.cos(t) * t_tan
-
-
-def effort_vjp(t, y, theta, g_bar, t_bar, y_bar, theta_bar):
-    t_bar[0] += theta[0] * y[0] * y[1] * np.cos(t) * g_bar
-    y_bar[0] += theta[0] * y[1] * np.sin(t) * g_bar
-    y_bar[1] += theta[0] * y[0] * np.sin(t) * g_bar
-    theta_bar[0] += y[0] * y[1] * np.sin(t) * g_bar
-
-
-def effort_hvp(t, y, theta, t_tan, y_tan, theta_tan, g_bar, g_bar_tan, t_bar_tan, y_bar_tan, theta_bar_tan):
-    s, c, area = np.sin(t), np.cos(t), y[0] * y[1]
-    area_tan = y_tan[0] * y[1] + y[0] * y_tan[1]
-    weight, weight_tan = theta[0] * g_bar, theta_tan[0] * g_bar + theta[0] * g_bar_tan
-    t_bar_tan[0] += weight_tan * area * c + weight * (area_tan * c - area * s * t_tan)
-    y_bar_tan[0] += weight_tan * y[1] * s + weight * (y_tan[1] * s + y[1] * c * t_tan)
-    y_bar_tan[1] += weight_tan * y[0] * s + weight * (y_tan[0] * s + y[0] * c * t_tan)
-    theta_bar_tan[0] += g_bar_tan * area * s + g_bar * (area_tan * s + area * c * t_tan)
-
-
 class ComplexTerminal(losses.Terminal):
     """A terminal loss whose cotangent may be complex, for complex steps."""
 
@@ -93,7 +67,7 @@ class ComplexTerminal(losses.Terminal):
         return np.zeros_like(ys), self.phi_grad(y1)
 
 
-COST = losses.running_cost(effort, effort_jvp, effort_vjp, effort_hvp)
+COST = losses.running_cost(cases.effort, cases.effort_jvp, cases.effort_vjp, cases.effort_hvp)
 TERMINAL = ComplexTerminal(lambda y: y[0] ** 2 * y[1], lambda y: np.array([2 * y[0] * y[1], y[0] ** 2]),
                            lambda y, v: np.array([2 * (v[0] * y[1] + y[0] * v[1]), 2 * y[0] * v[0]]))
 
@@ -486,7 +460,7 @@ def test_missing_derivatives():
     bare = VectorField(problem.field.f, problem.field.jvp, problem.field.vjp, name="bare", n=2, p=2)
     with pytest.raises(MissingDerivativeError, match=r"'bare' has no hvp.*VectorField\.from_expressions"):
         hvp(problem.replace(field=bare), y0_tan=[1.0, 0.0])
-    cost = losses.running_cost(effort, effort_jvp, effort_vjp)
+    cost = losses.running_cost(cases.effort, cases.effort_jvp, cases.effort_vjp)
     plain = gradients.python_field(problem.field)
     with pytest.raises(MissingDerivativeError, match="g_hvp"):
         hvp(problem.replace(field=plain, loss=cost), y0_tan=[1.0, 0.0])

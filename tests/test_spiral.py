@@ -1,4 +1,5 @@
 """The neural ODE and its demonstration: the loss's gradient by every recipe, the fit, the files it writes."""
+import contextlib
 import json
 import signal
 
@@ -245,13 +246,20 @@ def test_drivers_compiled_beside_are_drivers():
     assert {*neural_ode.DRIVERS.values(), neural_ode.TIMES_DRIVER} <= set(validate.DRIVERS)
 
 
-@pytest.mark.parametrize("missing, possible", [([], True), (["a driver"], False)])
-def test_no_process_for_a_full_cache_or_one_that_takes_no_files(missing, possible, monkeypatch):
+@pytest.mark.parametrize("missing, possible, started", [([], True, 0), (["a driver"], False, 0), (["a driver"], True, 1)])
+def test_no_process_for_a_full_cache_or_one_that_takes_no_files(missing, possible, started, monkeypatch):
+    calls = []
+
+    @contextlib.contextmanager
+    def compiling(shares):
+        calls.append(shares)
+        yield []
     monkeypatch.setattr(neural_ode, "missing_drivers", lambda names: missing)
     monkeypatch.setattr(neural_ode, "cache_takes_files", lambda: possible)
-    monkeypatch.setattr(beforehand.subprocess, "Popen", lambda *arguments, **options: pytest.fail("started a process"))
+    monkeypatch.setattr(neural_ode, "compiling", compiling)
     with neural_ode.compiled_beside("discrete"):
         pass
+    assert len(calls) == started
 
 
 @pytest.mark.skipif(not hasattr(signal, "pause"), reason="nothing to wait in")

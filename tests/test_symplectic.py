@@ -5,7 +5,7 @@ import pytest
 import cases
 import gradients
 import stubs
-from gradients import COMPLEX_STEP, DOT_PRODUCT, block_error, flat, python_field, random_seeds
+from gradients import COMPLEX_STEP, DOT_PRODUCT, block_error, flat, python_field
 from refnode import losses
 from refnode.errors import InvalidInputError
 from refnode.fields.classical import CLASSICAL
@@ -198,29 +198,17 @@ def test_separable_fields_are_not_refused():
 
 # --- gradients ------------------------------------------------------------------------------------
 
-def assert_exact(problem, method, n_steps=24):
-    rng = np.random.default_rng(0)
-    options, seeds = {"method": method, "n_steps": n_steps}, random_seeds(problem, rng)
-    times = np.linspace(problem.t0, problem.t1, n_steps + 1)
-    expected = gradients.frozen_gradient(problem, times, method, *seeds)
-    for sensitivity in ("discrete", "reversible"):
-        found = vjp(problem, *seeds, sensitivity=sensitivity, **options)
-        drift = found.stats.get("drift_ulp", 0.0)
-        assert gradients.dot_product_error(problem, rng, reverse=sensitivity, **options) <= DOT_PRODUCT * (1 + drift)
-        assert block_error(problem, flat(found), expected) <= COMPLEX_STEP * (1 + drift)
-
-
 @every_method
 @pytest.mark.parametrize("make", [undamped, pendulum, CATALOGUE["kepler"]])
 def test_gradients_are_exact(method, make):
     """In theta the damping is an input, too, at 0: what was undone is evaluated where the step evaluated it."""
-    assert_exact(make(), method)
+    gradients.assert_exact_steps(make(), method)
 
 
 @every_method
 def test_backwards_in_time_with_observations_everywhere(method):
     ts = 0.5 - np.array([0.0, 0.0, 0.125, 0.25, 0.25, 0.7, 1.5, 2.0, 2.0])
-    assert_exact(undamped(t0=0.5, t1=-1.5, ts=ts, loss=None), method, 8)
+    gradients.assert_exact_steps(undamped(t0=0.5, t1=-1.5, ts=ts, loss=None), method, 8)
 
 
 @every_method
