@@ -108,9 +108,8 @@ class _PackageLocator(caching._CacheLocator):
     """
 
     def __init__(self, py_func, py_file):
-        place = hashlib.sha256(f"{package_root()} {numba.__version__}".encode()).hexdigest()[:8]
         self._stamp = source_hash(py_file)
-        self._path = cache_home() / f"{self._stamp}-{place}"
+        self._path = cache_home() / f"{self._stamp}-numba{numba.__version__}"
         self._lineno = py_func.__code__.co_firstlineno
         self._py_file = py_file
 
