@@ -33,9 +33,11 @@ from numba.experimental import function_type
 from numba.extending import NativeValue, unbox
 
 from refnode.errors import CacheWarning
+from refnode.linked_bodies import LINKED
 
 OPTIONS = {"error_model": "numpy", "_nrt": False}
 INLINED = {**OPTIONS, "forceinline": True}      # of formulas into drivers: halves the time of a small solve
+BODY = {**INLINED, **LINKED}                    # of formulas that run in drivers alone
 
 REAL = types.float64
 INTEGER = types.int64
@@ -47,7 +49,7 @@ INTEGERS = types.Array(types.int64, 1, "C")
 
 # --- the disk cache -------------------------------------------------------------------------------
 
-IMPORT = re.compile(r"^\s*(?:from|import) (refnode\b[\w.]*)", re.MULTILINE)
+IMPORT = re.compile(r"^\s*(?:from|import) (refnode\b(?!\.errors)[\w.]*)", re.MULTILINE)    # no body raises an error
 
 
 @functools.lru_cache(maxsize=1)
@@ -285,10 +287,8 @@ def host_device(function):
 
 
 def higher_order(function):
-    """Compile a formula that is handed functions; cached only inside the driver that uses it."""
-    compiled = njit(**INLINED)(function)
-    compiled.is_higher_order = True
-    return compiled
+    """Compile a formula that is handed functions; it runs inside the driver that uses it, and is cached there."""
+    return _body(function, BODY)
 
 
 def outlined(function):
@@ -296,9 +296,22 @@ def outlined(function):
 
     LLVM's time grows faster than the length of what it optimises.
     """
-    compiled = njit(**OPTIONS)(function)
+    return _body(function, {**BODY, "forceinline": False})
+
+
+def _body(function, options):
+    compiled = njit(**options)(function)
     compiled.is_higher_order = True
+    if not config.DISABLE_JIT:
+        compiled.__class__ = _Body
     return compiled
+
+
+class _Body(numba.core.registry.CPUDispatcher):
+    """A body that is compiled in drivers; called from Python, it is its un-jitted twin."""
+
+    def __call__(self, *args):
+        return python_form(self)(*args)
 
 
 def inlined(function):
@@ -347,7 +360,7 @@ class Driver:
 
 
 def _entry_point(function, signature, cache):
-    dispatcher = njit(**OPTIONS)(function)
+    dispatcher = njit(**OPTIONS, no_cfunc_wrapper=True)(function)
     dispatcher._cache = cache
     with warnings.catch_warnings():             # functions as arguments are "experimental" to Numba
         warnings.simplefilter("ignore", NumbaExperimentalFeatureWarning)

@@ -13,7 +13,7 @@ from refnode.sensitivity.recipes import RECIPES
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
-SECONDS = 60            # for one document, once the solvers are compiled
+SECONDS = 300            # for one document, once the solvers are compiled
 
 WARM_UP = """
 import refnode

@@ -16,7 +16,8 @@ ALLOWED = {
     "_version": set(),
     "errors": set(),
     "checks": {"errors"},
-    "host_device": {"errors"},
+    "host_device": {"errors", "linked_bodies"},
+    "linked_bodies": set(),
     "beforehand": {"host_device"},
     "linalg": {"host_device"},
     "gradcheck": {"errors"},                            # knows only callables and arrays

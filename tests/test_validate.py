@@ -295,13 +295,13 @@ def test_every_driver_is_compiled_beforehand():
                if info.name.split(".")[1] in ("solve", "sensitivity", "steppers")]
     drivers = {f"{value.py_func.__module__}:{value.py_func.__name__}" for module in modules
                for value in vars(module).values() if isinstance(value, Driver)}
-    assert drivers == set(validate.DRIVERS)
+    assert drivers == set(validate.COSTS)
 
 
 def test_work_is_dealt_evenly():
-    dealt = validate.shares(list(validate.DRIVERS), 2)
-    assert sorted(sum(dealt, [])) == sorted(validate.DRIVERS)
-    loads = [sum(validate.DRIVERS[name] for name in share) for share in dealt]
+    dealt = validate.shares(list(validate.COSTS), 2)
+    assert sorted(sum(dealt, [])) == sorted(validate.COSTS)
+    loads = [sum(validate.COSTS[name] for name in share) for share in dealt]
     assert max(loads) - min(loads) <= 1
     assert validate.shares(["refnode.solve.integrate:integrate_field"], 2) == [["refnode.solve.integrate:integrate_field"]]
 

@@ -10,7 +10,7 @@ from numba import types
 from numba.extending import overload
 
 from refnode.host_device import (
-    BLOCK, INLINED, INTEGERS, MATRIX, RHS, VECTOR, driver, higher_order, host_device, python_form)
+    BLOCK, BODY, INTEGERS, MATRIX, RHS, VECTOR, driver, higher_order, host_device, python_form)
 from refnode.linalg import copy_into, first_non_finite
 from refnode.solve.step_size import (
     ERROR_FLOOR, FACTOR_MIN, H_MAX, error_norm, first_step, rejection_factor, step_factor)
@@ -210,7 +210,7 @@ def attempt(f, method, tolerance, t, h, y, theta, counts, y1, k, tape, z):
     return body(f, method, tolerance, t, h, y, theta, counts, y1, k, tape, z)
 
 
-@overload(attempt, jit_options=INLINED)
+@overload(attempt, jit_options=BODY)
 def _attempt(f, method, tolerance, t, h, y, theta, counts, y1, k, tape, z):
     body = ATTEMPTS.get(f.instance_class, step_and_test)
 

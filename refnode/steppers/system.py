@@ -8,7 +8,7 @@ import collections
 
 from numba.extending import overload
 
-from refnode.host_device import INLINED, higher_order, python_form
+from refnode.host_device import BODY, higher_order, python_form
 
 Plain = collections.namedtuple("Plain", ["f"])
 
@@ -29,7 +29,7 @@ def evaluate(system, t, y, theta, tape, dy):
     python_form(RIGHT_HAND_SIDES[type(system)])(system, t, y, theta, tape, dy)
 
 
-@overload(evaluate, jit_options=INLINED)
+@overload(evaluate, jit_options=BODY)
 def _evaluate(system, t, y, theta, tape, dy):
     body = RIGHT_HAND_SIDES[system.instance_class]
 
