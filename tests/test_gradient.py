@@ -303,16 +303,30 @@ def test_wrong_jump_function_is_caught(sensitivity, wrong, monkeypatch):
 
 
 @pytest.mark.parametrize("sensitivity", RIGHT)
-@pytest.mark.parametrize("name, wrong", [
-    ("initial_time_cotangent", lambda lam0, slope0: np.sum(lam0 * slope0)),
-    ("initial_time_cotangent", lambda lam0, slope0: 0.0),
-    ("time_cotangent", lambda y_bar, slope: -jumps.time_cotangent(y_bar, slope)),
-    ("time_cotangent", lambda y_bar, slope: 0.0 * jumps.time_cotangent(y_bar, slope))],
-    ids=["t0: sign", "t0: none", "ts: sign", "ts: none"])
-def test_wrong_time_gradients_are_caught(sensitivity, name, wrong, monkeypatch):
+@pytest.mark.parametrize("part, factor", [(0, -1.0), (0, 0.0), (slice(1, None), -1.0), (slice(1, None), 0.0)],
+                         ids=["t0: sign", "t0: none", "ts: sign", "ts: none"])
+def test_wrong_time_gradients_are_caught(sensitivity, part, factor, monkeypatch):
     reference = reference_of("forced_oscillator", sensitivity)
-    monkeypatch.setattr(cotangents, name, wrong)
+    right = cotangents.time_cotangents
+
+    def wrong(*arguments):
+        times_bar, growth = right(*arguments)
+        times_bar[part] *= factor
+        return times_bar, growth
+    monkeypatch.setattr(cotangents, "time_cotangents", wrong)
     assert error_of(CATALOGUE["forced_oscillator"](), sensitivity, reference) > 0.5
+
+
+def test_the_loop_form_of_time_cotangents_is_the_numpy_form():
+    """Sums of 3 products in another order: 3 eps of the sum of their magnitudes."""
+    rng = np.random.default_rng(3)
+    y0_bar, y1_bar, ys_bar, slopes = (rng.standard_normal(shape) for shape in (3, 3, (4, 3), (6, 3)))
+    found = np.empty(6)
+    jumps.time_cotangents_kernel(y0_bar, ys_bar, y1_bar, slopes, found)
+    expected = [jumps.initial_time_cotangent(y0_bar, slopes[0]), *jumps.time_cotangent(ys_bar, slopes[1:-1]),
+                jumps.time_cotangent(y1_bar, slopes[-1])]
+    sizes = np.sum(np.abs(np.vstack([y0_bar, ys_bar, y1_bar]) * slopes), axis=1)
+    assert np.all(np.abs(found - expected) <= 3.0 * np.finfo(float).eps * sizes)
 
 
 @pytest.mark.parametrize("sensitivity", ["forward", "discrete_forward"])

@@ -9,7 +9,7 @@ from numba import types
 from refnode.errors import InvalidInputError
 from refnode.host_device import MATRIX, REAL, RHS, VECTOR, driver, higher_order
 from refnode.linalg import copy_into
-from refnode.sensitivity.jumps import initial_time_cotangent, time_cotangent
+from refnode.sensitivity.jumps import time_cotangents_kernel
 from refnode.sensitivity.reliability import sensitivity_growth, solved_tolerance, warn_of_horizon
 from refnode.solve.integrate import EVALUATIONS, REJECTED, STEPS
 from refnode.solve.run import entry_point
@@ -121,14 +121,16 @@ def require_finite(name, array):
 
 SLOPE_TYPES = types.Tuple((
     REAL, VECTOR, VECTOR, MATRIX, REAL, VECTOR, VECTOR, VECTOR, MATRIX,      # t0, y0, ts, ys, t1, y1, theta, tape, slopes
-    MATRIX, VECTOR, VECTOR, VECTOR))                                         # ys_bar, y1_bar, y0_bar, growth
+    MATRIX, VECTOR, VECTOR, VECTOR, VECTOR))                                 # ys_bar, y1_bar, y0_bar, times_bar, growth
 
 
 @driver(RHS, SLOPE_TYPES)
 def slopes_at(f, arguments):
-    """f at t0, at every observation and at t1, into slopes (K + 2, n); `sensitivity_growth` into growth (1,)."""
-    t0, y0, ts, ys, t1, y1, theta, tape, slopes, ys_bar, y1_bar, y0_bar, growth = arguments
+    """f at t0, at every observation and at t1, into slopes (K + 2, n); the cotangents of these times into
+    times_bar (K + 2,), and `sensitivity_growth` into growth (1,)."""
+    t0, y0, ts, ys, t1, y1, theta, tape, slopes, ys_bar, y1_bar, y0_bar, times_bar, growth = arguments
     fill_slopes(f, t0, y0, ts, ys, t1, y1, theta, tape, slopes)
+    time_cotangents_kernel(y0_bar, ys_bar, y1_bar, slopes, times_bar)
     growth[0] = sensitivity_growth(y0, ys, y1, ys_bar, y1_bar, y0_bar)
     return 0
 
@@ -149,34 +151,38 @@ def fill_slopes(f, t0, y0, ts, ys, t1, y1, theta, tape, slopes):
 
 def slopes_of(field, problem, y0, ys, y1):
     """f at t0, at every observation and at t1, for the states there, shape (K + 2, n)."""
-    return slopes_and_growth(field, problem, y0, ys, y1, Seeds(ys, y1), y0)[0]
+    slopes = np.empty((len(ys) + 2, y0.size))
+    _run_slopes_at(field, problem, y0, ys, y1, slopes, Seeds(ys, y1), y0)
+    return slopes
 
 
-def slopes_and_growth(field, problem, y0, ys, y1, seeds, y0_bar):
-    """`slopes_of`, and `sensitivity_growth` for these cotangents."""
-    slopes, growth = np.empty((len(ys) + 2, y0.size)), np.empty(1)
+def time_cotangents(field, problem, y0, ys, y1, seeds, y0_bar):
+    """Cotangents of t0, of every observation time and of t1, shape (K + 2,), and `sensitivity_growth`."""
+    return _run_slopes_at(field, problem, y0, ys, y1, np.empty((len(ys) + 2, y0.size)), seeds, y0_bar)
+
+
+def _run_slopes_at(field, problem, y0, ys, y1, slopes, seeds, y0_bar):
+    times_bar, growth = np.empty(len(slopes)), np.empty(1)
     entry, functions = entry_point(slopes_at, field, False, "f")
     tape = field.take_tape(1)
     entry(*functions, (
         problem.t0, y0, problem.ts, np.ascontiguousarray(ys), problem.t1, np.ascontiguousarray(y1),
         problem.theta, tape[0], slopes, np.ascontiguousarray(seeds.ys_bar), np.ascontiguousarray(seeds.y1_bar),
-        np.ascontiguousarray(y0_bar), growth))
+        np.ascontiguousarray(y0_bar), times_bar, growth))
     field.keep_tape(tape)
-    return slopes, float(growth[0])
+    return times_bar, float(growth[0])
 
 
 def cotangents_of(problem, forward, seeds, y0_bar, theta_bar, stats):
     """`Cotangents` from those of the flow's y0 and of theta: adds those of the times, through f with the
     steps held, and drops a running cost's state. ``forward`` has ``ys`` (K, n) and ``y1``."""
-    slopes, growth = slopes_and_growth(problem.flow_field, problem, problem.flow_y0, forward.ys, forward.y1, seeds,
-                                       y0_bar)
+    times_bar, growth = time_cotangents(problem.flow_field, problem, problem.flow_y0, forward.ys, forward.y1, seeds,
+                                        y0_bar)
     warn_of_horizon(growth, solved_tolerance(getattr(forward, "forward", forward)))
-    ts_bar = time_cotangent(seeds.ys_bar, slopes[1:-1])
-    t1_bar = float(time_cotangent(seeds.y1_bar, slopes[-1]))
+    t0_bar, ts_bar, t1_bar = float(times_bar[0]), times_bar[1:-1], float(times_bar[-1])
     if problem.ts_is_t1:
         t1_bar, ts_bar = t1_bar + float(ts_bar[0]), np.empty(0)
-    return Cotangents(y0=y0_bar[:problem.y0.size].copy(), theta=theta_bar.copy(),
-                      t0=float(initial_time_cotangent(y0_bar, slopes[0])), t1=t1_bar, ts=ts_bar,
+    return Cotangents(y0=y0_bar[:problem.y0.size].copy(), theta=theta_bar.copy(), t0=t0_bar, t1=t1_bar, ts=ts_bar,
                       stats={**stats, "growth": growth})
 
 
@@ -197,8 +203,3 @@ def forward_stats(forward):
 def memory_stats(times, *history):
     """Bytes of the arrays held for a reverse sweep at its peak: the times of the steps, and all else."""
     return {"history_bytes": sum(array.nbytes for array in history), "times_bytes": times.nbytes}
-
-
-def row_bytes(*parts):
-    """Bytes of the first rows of arrays, given as (array, number of rows)."""
-    return sum(array.strides[0] * rows for array, rows in parts)

@@ -14,7 +14,7 @@ from numba import types
 from refnode.host_device import (
     BLOCK, INTEGERS, MATRIX, RHS, RHS_JVP, RHS_VJP, VECTOR, driver, higher_order)
 from refnode.linalg import copy_into
-from refnode.sensitivity.cotangents import cotangents_of, forward_stats, row_bytes
+from refnode.sensitivity.cotangents import cotangents_of, forward_stats
 from refnode.sensitivity.forward_solve import solved
 from refnode.sensitivity.jumps import observation_jump
 from refnode.solve.integrate import FINISHED, KEEP_TAPE, RUNNING, Method, Path
@@ -200,12 +200,12 @@ def pull_stored(problem, recipe, options, own, seeds_of, grid=None):
 
 def stored_memory(forward):
     """What a stored solve holds for its reverse sweep. Steps whose tape was not kept are recomputed."""
-    room, steps = forward.storage, forward.n_steps
-    kept = room.keep_tape or forward.field.tape_size == 0
-    rows = steps * forward.s + 2 if kept else forward.s + 2
-    history = row_bytes((room.y, steps + 1), (room.k, steps * forward.s + 1), (room.k_extra, steps), (room.tape, rows))
-    return {"n_steps_recomputed": 0 if kept else steps, "history_bytes": history,
-            "times_bytes": row_bytes((forward.times, steps + 1))}
+    room, steps, s, field = forward.storage, forward.n_steps, forward.s, forward.field
+    kept = room.keep_tape or field.tape_size == 0
+    states = steps + 1 + steps * s + 1 + steps * room.extra             # in y, k, k_extra
+    tape = field.tape_size * ((steps * s if kept else s) + 2)
+    return {"n_steps_recomputed": 0 if kept else steps,
+            "history_bytes": 8 * (states * forward.n + tape), "times_bytes": 8 * (steps + 1)}
 
 
 def pull_cotangents(forward, seeds):

@@ -1,4 +1,6 @@
 """Solve a `Problem`: the public door to forward integration."""
+import functools
+
 import numpy as np
 
 from refnode.checks import require_problem
@@ -48,9 +50,8 @@ def forward_trajectory(field, y0, problem, options, keep, keep_tape=False, dense
         return _reversible_trajectory(field, y0, problem, options, keep, dense)
     rtol, atol = flow_tolerances(options, problem, y0)
     return Trajectory(
-        options, field, y0, problem.theta, problem.t0, problem.t1, problem.ts, keep=keep,
-                      keep_tape=keep_tape, dense=dense, rtol=rtol, atol=atol,
-                      blocks=np.array([0, y0.size]), grid=grid)
+        options, field, y0, problem.theta, problem.t0, problem.t1, problem.ts, keep=keep, keep_tape=keep_tape,
+        dense=dense, rtol=rtol, atol=atol, blocks=one_block(y0.size), grid=grid)
 
 
 def _reversible_trajectory(field, y0, problem, options, keep, dense):
@@ -58,6 +59,12 @@ def _reversible_trajectory(field, y0, problem, options, keep, dense):
         raise InvalidInputError(f"method {options.scheme.name!r} has no dense output: give the times you want as ts")
     require_separable(problem, options.scheme)
     return ReversibleTrajectory(options, field, y0, problem.theta, problem.t0, problem.t1, problem.ts, keep=keep)
+
+
+@functools.lru_cache(maxsize=64)
+def one_block(n):
+    """The blocks of an error norm over n entries together; not to be changed."""
+    return np.array([0, n])
 
 
 def flow_tolerances(options, problem, y0):

@@ -9,6 +9,7 @@ import numpy as np
 
 from refnode.errors import InvalidInputError
 from refnode.host_device import higher_order, host_device
+from refnode.linalg import has_nonzero
 from refnode.steppers.system import evaluate
 
 SAFETY, FACTOR_MIN, FACTOR_MAX, BETA_1, BETA_2, BETA_3, EXPONENT, H_MAX = range(8)
@@ -105,17 +106,14 @@ def error_norm(E, h, k, y, y1, rtol, atol, blocks):
     With a second row of weights (DOP853) the two estimates combine as in Hairer et al., II.10:
     e5^2 / sqrt(e5^2 + 0.01 e3^2).
     """
-    largest = 0.0
+    largest, two = 0.0, has_nonzero(E[1])
     for block in range(blocks.shape[0] - 1):
         first, second = 0.0, 0.0
         for m in range(blocks[block], blocks[block + 1]):
             scale = atol[m] + rtol[m] * max(abs(y[m]), abs(y1[m]))
-            e5, e3 = 0.0, 0.0
-            for i in range(E.shape[1]):
-                e5 += E[0, i] * k[i, m]
-                e3 += E[1, i] * k[i, m]
-            first += (h * e5 / scale) ** 2
-            second += (h * e3 / scale) ** 2
+            first += (h * weighted_slope(E[0], k, m) / scale) ** 2
+            if two:
+                second += (h * weighted_slope(E[1], k, m) / scale) ** 2
         if first != 0.0:
             first = first / np.sqrt((first + 0.01 * second) * (blocks[block + 1] - blocks[block]))
         if first > largest or first != first:                                            # a NaN stays
@@ -124,13 +122,18 @@ def error_norm(E, h, k, y, y1, rtol, atol, blocks):
 
 
 @host_device
+def weighted_slope(weights, k, m):
+    """Component m of sum_i weights_i k_i."""
+    total = 0.0
+    for i in range(weights.shape[0]):
+        total += weights[i] * k[i, m]
+    return total
+
+
+@host_device
 def error_estimates(E, h, k, scale, m):
     """Component m of the two scaled error estimates, h sum_i E_0i k_i / scale and h sum_i E_1i k_i / scale."""
-    e5, e3 = 0.0, 0.0
-    for i in range(E.shape[1]):
-        e5 += E[0, i] * k[i, m]
-        e3 += E[1, i] * k[i, m]
-    return h * e5 / scale, h * e3 / scale
+    return h * weighted_slope(E[0], k, m) / scale, h * weighted_slope(E[1], k, m) / scale
 
 
 @host_device
