@@ -6,8 +6,8 @@ import numpy as np
 from refnode import losses
 from refnode.fields import classical
 from refnode.fields.field import VectorField
+from refnode.fields.first_order import riccati
 from refnode.fields.neural import mlp_field
-from refnode.host_device import host_device
 from refnode.layers.parameters import initial_parameters
 from refnode.problems import catalogue
 from refnode.problems.problem import Problem
@@ -16,46 +16,6 @@ MLP_WIDTHS = (2, 4, 2)
 
 
 # --- a nonlinear equation with a time of its own and a closed form ----------------------------------
-
-@host_device
-def riccati_rhs(t, y, theta, tape, dy):
-    """y' = y cos t + c y^2, theta = (c,): nonlinear and non-autonomous, which an order test must be."""
-    dy[0] = y[0] * np.cos(t) + theta[0] * y[0] * y[0]
-
-
-@host_device
-def riccati_jvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_tan):
-    """Tangent of `riccati_rhs`."""
-    dy_tan[0] = ((np.cos(t) + 2.0 * theta[0] * y[0]) * y_tan[0] - y[0] * np.sin(t) * t_tan
-                 + y[0] * y[0] * theta_tan[0])
-
-
-@host_device
-def riccati_vjp(t, y, theta, tape, dy_bar, t_bar, y_bar, theta_bar):
-    """Transpose of `riccati_jvp`."""
-    # dy[0] = y[0]*cos(t) + theta[0]*y[0]*y[0]
-    t_bar[0] -= y[0] * np.sin(t) * dy_bar[0]
-    y_bar[0] += (np.cos(t) + 2.0 * theta[0] * y[0]) * dy_bar[0]
-    theta_bar[0] += y[0] * y[0] * dy_bar[0]
-
-
-@host_device
-def riccati_hvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_bar, dy_bar_tan, t_bar_tan, y_bar_tan,
-                theta_bar_tan):
-    """Tangent of `riccati_vjp`."""
-    s, c = np.sin(t), np.cos(t)
-    # t_bar[0] -= y[0]*sin(t)*dy_bar[0]
-    t_bar_tan[0] -= (y_tan[0] * s + y[0] * c * t_tan) * dy_bar[0] + y[0] * s * dy_bar_tan[0]
-    # y_bar[0] += (cos(t) + 2*theta[0]*y[0])*dy_bar[0]
-    slope_tan = -s * t_tan + 2.0 * (theta_tan[0] * y[0] + theta[0] * y_tan[0])
-    y_bar_tan[0] += slope_tan * dy_bar[0] + (c + 2.0 * theta[0] * y[0]) * dy_bar_tan[0]
-    # theta_bar[0] += y[0]*y[0]*dy_bar[0]
-    theta_bar_tan[0] += 2.0 * y[0] * y_tan[0] * dy_bar[0] + y[0] * y[0] * dy_bar_tan[0]
-
-
-riccati = VectorField(riccati_rhs, jvp=riccati_jvp, vjp=riccati_vjp, hvp=riccati_hvp, name="riccati", n=1, p=1,
-                      parameter_names=("c",))
-
 
 def riccati_solution(y0, theta, t0, t1):
     """y(t1) = e^{sin t1} / (e^{sin t0}/y0 - c I), I = integral of e^{sin s} over [t0, t1], by Gauss's rule."""
