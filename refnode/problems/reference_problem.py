@@ -6,10 +6,9 @@ serves every precision. A record knows no reference values; those are kept apart
 import copy
 import dataclasses
 import functools
-import hashlib
-import json
 
 from refnode.fields.field import VectorField
+from refnode.interchange.canonical_json import problem_sha256
 from refnode.problems.problem import Problem
 from refnode.problems.reference_losses import loss_of
 
@@ -77,24 +76,14 @@ class ReferenceProblem:
     def to_dict(self):
         """The problem as data, format "refnode.problem", version 1; plain lists, strings and numbers.
 
-        ``sha256`` is the hash of what defines the problem: of `canonical_text` without that key.
+        ``sha256`` is the hash of all the rest (`problem_sha256`). What refnode says about the problem (notes, mistakes,
+        condition number) is no part of it, so that a better note leaves reference values valid.
         """
         content = {
             "format": FORMAT, "version": VERSION, "id": self.id, "rhs": self.rhs, "t0": self.t0, "t1": self.t1,
             "y0": list(self.y0), "theta": list(self.theta), "ts": None if self.ts is None else list(self.ts),
             "loss": self.loss, "names": self.names, "hvp_direction": self.hvp_direction}
-        return {**copy.deepcopy(content), "sha256": sha256_of(content)}
-
-
-def canonical_text(content):
-    """JSON with sorted keys, without spaces, in ASCII: equal problems have equal texts."""
-    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-
-
-def sha256_of(content):
-    """Hash of the canonical text of a dictionary without its key "sha256"."""
-    kept = {key: value for key, value in content.items() if key != "sha256"}
-    return hashlib.sha256(canonical_text(kept).encode("ascii")).hexdigest()
+        return {**copy.deepcopy(content), "sha256": problem_sha256(content)}
 
 
 # --- how the set is written -----------------------------------------------------------------------
