@@ -121,6 +121,46 @@ step_forcing = VectorField(
     parameter_names=("switch_time", "rate", "input_before", "input_after"))
 
 
+# --- a rate that changes at a time ----------------------------------------------------------------
+
+@host_device
+def time_rate_rhs(t, y, theta, tape, dy):
+    """y' = a while t < s, else b, theta = (s, a, b)."""
+    w = before(t - theta[0])
+    dy[0] = w * theta[1] + (1.0 - w) * theta[2]
+
+
+@host_device
+def time_rate_jvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_tan):
+    """Tangent of `time_rate_rhs` within the pieces."""
+    w = before(t - theta[0])
+    dy_tan[0] = w * theta_tan[1] + (1.0 - w) * theta_tan[2]
+
+
+@host_device
+def time_rate_vjp(t, y, theta, tape, dy_bar, t_bar, y_bar, theta_bar):
+    """Transpose of `time_rate_jvp`."""
+    w = before(t - theta[0])
+    # dy[0] = w*theta[1] + (1 - w)*theta[2]
+    theta_bar[1] += w * dy_bar[0]
+    theta_bar[2] += (1.0 - w) * dy_bar[0]
+
+
+@host_device
+def time_rate_hvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_bar, dy_bar_tan, t_bar_tan, y_bar_tan,
+                  theta_bar_tan):
+    """Tangent of `time_rate_vjp` within the pieces."""
+    w = before(t - theta[0])
+    # theta_bar[1] += w*dy_bar[0]; theta_bar[2] += (1 - w)*dy_bar[0]
+    theta_bar_tan[1] += w * dy_bar_tan[0]
+    theta_bar_tan[2] += (1.0 - w) * dy_bar_tan[0]
+
+
+time_rate = VectorField(
+    time_rate_rhs, jvp=time_rate_jvp, vjp=time_rate_vjp, hvp=time_rate_hvp, name="time_rate", n=1, p=3,
+    parameter_names=("switch_time", "rate_before", "rate_after"))
+
+
 # --- a rate that changes at a state ---------------------------------------------------------------
 
 @host_device

@@ -7,8 +7,11 @@ import copy
 import dataclasses
 import functools
 
+import numpy as np
+
 from refnode.fields.field import VectorField
 from refnode.interchange.canonical_json import problem_sha256
+from refnode.problems.condition_numbers import CONDITION_NUMBERS
 from refnode.problems.problem import Problem
 from refnode.problems.reference_losses import loss_of
 
@@ -26,8 +29,8 @@ class ReferenceProblem:
     rhs : dict
         The right-hand side as data: {"expr": [text, ...]} in t, y[i], theta[j] and pi; {"mlp": {"layers", "act",
         "time_input", "layout"}}; or {"pieces": [{"expr": ...}, {"expr": ...}], "switch": {"time": text} or
-        {"state": text}}, where the first piece holds until t reaches the time, or until the state's text changes
-        sign, and the second from there on.
+        {"state": text}}, where the first piece holds while t is below the time, or while the state's text is below
+        0, and the second from there on. A solution goes from the first to the second, once.
     t0, t1 : float, [time]
     y0, theta : tuple of float, [state], [parameter]
     ts : tuple of float or None, [time]
@@ -49,6 +52,9 @@ class ReferenceProblem:
     zero : tuple of str
         Inputs whose derivative is zero on purpose: "y0", "theta", "t0", "t1", "ts", or some of their entries, as in
         "theta[3]" and "theta[0:48]".
+    withheld : tuple of str
+        Derivatives of ``field`` that `problem` leaves out ("jvp", "vjp", "hvp"): those of the pieces, where a solve has
+        further terms at the switch. refnode then refuses a derivative of the solve instead of returning a wrong one.
     """
 
     id: str
@@ -66,11 +72,13 @@ class ReferenceProblem:
     kappa: float | None = None
     hvp_direction: dict | None = None
     zero: tuple = ()
+    withheld: tuple = ()
 
     @functools.cached_property
     def problem(self):
         """The `Problem` that refnode solves: the hand-written field, and the loss with its derivatives."""
-        return Problem(self.field, self.y0, self.theta, (self.t0, self.t1), self.ts,
+        field = without(self.field, self.withheld) if self.withheld else self.field
+        return Problem(field, self.y0, self.theta, (self.t0, self.t1), self.ts,
                        loss=loss_of(self.loss, len(self.y0), 1 if self.ts is None else len(self.ts)), name=self.id)
 
     def to_dict(self):
@@ -86,7 +94,20 @@ class ReferenceProblem:
         return {**copy.deepcopy(content), "sha256": problem_sha256(content)}
 
 
+def without(field, derivatives):
+    """The field without some of its derivatives."""
+    kept = {which: getattr(field, which) for which in ("jvp", "vjp", "hvp") if which not in derivatives}
+    return VectorField(field.f, **kept, name=f"{field.name} (switched)", n=field.n, p=field.p, tape_size=field.tape_size,
+                       tape_header=field.tape_header, hvp_tape_size=field.hvp_tape_size, state_names=field.state_names,
+                       parameter_names=field.parameter_names, numpy_form=field.numpy_form)
+
+
 # --- how the set is written -----------------------------------------------------------------------
+
+def dyadic(value):
+    """The dyadic rational of 24 bits nearest to a number."""
+    return float(np.float32(value))
+
 
 def floats(values):
     """Numbers as nested lists of float, so that the canonical text does not depend on how they were written."""
@@ -127,16 +148,23 @@ def direction(y0, theta):
     return {"y0": entries[:len(y0)], "theta": entries[len(y0):]}
 
 
+def sees_end(loss):
+    """Whether a loss as data looks at y(t1) or at the whole path, beside the observations."""
+    return loss["kind"] in ("final", "running") or any(sees_end(term) for term in loss.get("terms", ()))
+
+
 def reference(id, field, rhs, *, y0, theta, span, loss, exposes, note, ts=None, names=None, zero=(),
-              hvp_direction="default"):
+              hvp_direction="default", withheld=()):
     """A `ReferenceProblem`, with names from the field and numbers as float."""
     y0, theta = tuple(floats(y0)), tuple(floats(theta))
     if names is None:
         names = {"y": list(field.state_names or [f"y{i}" for i in range(len(y0))]),
                  "theta": list(field.parameter_names or [f"theta{j}" for j in range(len(theta))])}
+    if ts is not None and not sees_end(loss):
+        zero = tuple(zero) + ("t1",) * ("t1" not in zero)      # given observation times do not move with the end
     if hvp_direction == "default":
         hvp_direction = direction(y0, theta)
     return ReferenceProblem(
         id=id, rhs=rhs, t0=float(span[0]), t1=float(span[1]), y0=y0, theta=theta,
         ts=None if ts is None else tuple(floats(ts)), loss=loss, names=names, field=field, exposes=tuple(exposes),
-        note=note, hvp_direction=hvp_direction, zero=tuple(zero))
+        note=note, kappa=CONDITION_NUMBERS.get(id), hvp_direction=hvp_direction, zero=tuple(zero), withheld=tuple(withheld))
