@@ -6,6 +6,7 @@ serves every precision. A record knows no reference values; those are kept apart
 import copy
 import dataclasses
 import functools
+import math
 
 import numpy as np
 
@@ -143,9 +144,16 @@ DIRECTION = (1.0, -0.5, 0.25, 0.75, -1.0, 0.5, -0.25)      # a prime number of e
 
 
 def direction(y0, theta):
-    """A direction for the Hessian-vector product: the entries of `DIRECTION` in turn."""
-    entries = [DIRECTION[k % len(DIRECTION)] for k in range(len(y0) + len(theta))]
+    """A direction for the Hessian-vector product: `DIRECTION` in turn, in powers of two near inputs far from 1."""
+    inputs = (*y0, *theta)
+    entries = [DIRECTION[k % len(DIRECTION)] * unit(x) for k, x in enumerate(inputs)]
     return {"y0": entries[:len(y0)], "theta": entries[len(y0):]}
+
+
+def unit(x):
+    """1, or the power of two nearest to |x| where that is 2^5 or more away from it."""
+    exponent = round(math.log2(abs(x))) if x else 0
+    return 2.0 ** exponent if abs(exponent) >= 5 else 1.0
 
 
 def sees_end(loss):
@@ -166,5 +174,5 @@ def reference(id, field, rhs, *, y0, theta, span, loss, exposes, note, ts=None, 
         hvp_direction = direction(y0, theta)
     return ReferenceProblem(
         id=id, rhs=rhs, t0=float(span[0]), t1=float(span[1]), y0=y0, theta=theta,
-        ts=None if ts is None else tuple(floats(ts)), loss=loss, names=names, field=field, exposes=tuple(exposes),
+        ts=None if ts is None else tuple(floats(ts)), loss=loss, names=names, field=field, exposes=tuple(dict.fromkeys(exposes)),
         note=note, kappa=CONDITION_NUMBERS.get(id), hvp_direction=hvp_direction, zero=tuple(zero), withheld=tuple(withheld))

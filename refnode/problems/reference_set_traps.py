@@ -2,7 +2,7 @@
 from refnode.fields import classical
 from refnode.fields.first_order import sine_decay, sine_feedback, sine_forcing
 from refnode.fields.joint import joint_field
-from refnode.problems.reference_problem import direction, expr, linear, reference, sumsq
+from refnode.problems.reference_problem import expr, linear, reference, sumsq
 from refnode.problems.reference_set_classics import LOTKA_VOLTERRA, OBS21_DATA, OBS21_TIMES
 
 Y0, THETA = (1.0, 1.0), (1.5, 1.0, 3.0, 1.0)
@@ -22,13 +22,10 @@ def in_units(id, prey, predators, note, loss=None, ts=(1.625, 3.1875, 4.4375, 6.
     """Lotka-Volterra with y_0 in units of 2^-prey and y_1 in units of 2^-predators: the same numbers, exactly rescaled."""
     a, b = 2.0 ** prey, 2.0 ** predators
     y0, theta = (Y0[0] * a, Y0[1] * b), (THETA[0], THETA[1] / b, THETA[2], THETA[3] / a)
-    units = direction(Y0, THETA)
-    along = {"y0": [units["y0"][0] * a, units["y0"][1] * b],
-             "theta": [units["theta"][0], units["theta"][1] / b, units["theta"][2], units["theta"][3] / a]}
     weights = [[1.0, -0.5, 0.25, 0.75], [0.5, 1.0, -0.25, 1.5]]
     loss = loss or linear([[weight / a for weight in weights[0]], [weight / b for weight in weights[1]]])
     return reference(id, classical.lotka_volterra, LOTKA_VOLTERRA, y0=y0, theta=theta, span=(0.0, ts[-1]), ts=ts,
-                     loss=loss, hvp_direction=along, note=note,
+                     loss=loss, note=note,
                      exposes=("absolute_tolerance_on_adjoint", "error_independent_of_tolerance", "single_precision"))
 
 
