@@ -17,7 +17,6 @@ FIELDS = {**CLASSICAL, **REFERENCE_FIELDS}
 # Sizes for the fields that leave n or p open.
 OPEN_SIZES = {"linear": [(1, 1), (3, 9)], "exponential_decay": [(1, 1), (4, 1)], "linear_density": [(2, 1), (3, 4)]}
 NON_AUTONOMOUS = {"cosine_relaxation", "forced_oscillator", "riccati", "sine_feedback", "sine_forcing", "kink_forcing"}
-SWITCHED = {"kink_forcing", "step_forcing", "time_rate", "state_rate", "timed_fall", "timed_decay"}      # of two pieces
 SIGNED = {"perceptron_density_2_8"}         # weights of one sign would saturate tanh, where 1 - tanh^2 has few digits
 
 

@@ -14,6 +14,7 @@ from refnode.fields.augmented import with_running_cost
 from refnode.fields.classical import CLASSICAL
 from refnode.fields.field import VectorField
 from refnode.fields.neural import mlp_field
+from refnode.fields.reference_fields import SWITCHED
 from refnode.layers.activations import ACTIVATIONS
 from refnode.layers.dense import dense, dense_hvp, dense_vjp
 from refnode.layers.parameters import mlp_layout
@@ -91,7 +92,7 @@ def test_hvp_is_the_complex_step_of_vjp_symmetric_and_added(name, n, p):
 def test_every_mutant_of_the_hvp_is_caught(name, n, p):
     """By the complex step: one statement flipped, dropped, doubled or overwriting."""
     field, survivors = cases.FIELDS[name], []
-    sample = cases.random_points(name, n, p, 5 if name in cases.SWITCHED else 1)        # both pieces are met
+    sample = cases.random_points(name, n, p, 5 if name in SWITCHED else 1)        # both pieces are met
     for point in sample:
         assert hvp_error(field, point, field.vjp, cases.python_body(field.hvp)) <= 1.0
     for label, mutant in cases.mutants(field.hvp):

@@ -99,7 +99,11 @@ def test_every_field_that_is_not_classical_serves_a_problem():
 
 def test_condition_numbers_are_known_and_plausible():
     assert [record.id for record in RECORDS if record.kappa is None] == []
-    assert all(1.0 < record.kappa < 1e4 for record in RECORDS if record.id not in ("lorenz/t20", *ANTI_TRAPS))
+    large = {record.id for record in RECORDS if not 1.0 < record.kappa < 1e4}
+    assert large == {
+        "twin_growth/gap_2m20", "twin_growth/gap_2m30",                 # theta has a part of 1e-5 and less in the gradient
+        "cosine_relaxation/k10", "cosine_relaxation/k100", "cosine_relaxation/k1000",        # as y0 has here
+        "lorenz/t20", *ANTI_TRAPS}
 
 
 # --- as a dictionary ------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from refnode.fields import classical
 from refnode.fields.field import VectorField
 from refnode.fields.first_order import riccati
 from refnode.fields.neural import mlp_field
+from refnode.fields.reference_fields import SMOOTH
 from refnode.layers.parameters import initial_parameters
 from refnode.problems import catalogue
 from refnode.problems.problem import Problem
@@ -42,12 +43,16 @@ def mlp_problem():
                    loss=losses.mean_of_squares(rng.standard_normal((4, 3))))
 
 
+def plain_form(field, n, p):
+    """The field with its functions in plain Python."""
+    bodies = [getattr(function, "py_func", function) for function in (field.f, field.jvp, field.vjp, field.hvp)]
+    return VectorField(*bodies, name=field.name, n=n, p=p, state_names=field.state_names,
+                       parameter_names=field.parameter_names)
+
+
 def running_cost_problem():
     """Lotka-Volterra with a running cost, a terminal cost and observations; plain Python throughout."""
-    field = classical.CLASSICAL["lotka_volterra"]
-    bodies = [getattr(function, "py_func", function) for function in (field.f, field.jvp, field.vjp, field.hvp)]
-    plain = VectorField(*bodies, name=field.name, n=2, p=4,
-                        state_names=field.state_names, parameter_names=field.parameter_names)
+    plain = plain_form(classical.CLASSICAL["lotka_volterra"], 2, 4)
     cost = losses.running_cost(_effort, _effort_jvp, _effort_vjp, _effort_hvp)
     final = losses.terminal(lambda y: y[0] * y[1], lambda y: np.array([y[1], y[0]]),
                             lambda y, y_tan: np.array([y_tan[1], y_tan[0]]))
@@ -109,7 +114,9 @@ class Subject:
 
 
 def fields():
-    """name -> `Subject`: all classical fields, the perceptron in all its forms, and a field with a cost."""
+    """name -> `Subject`: all classical fields, the perceptron in all its forms, a field with a cost, and the fields of the
+    reference problems that have no switch, over which finite differences would step. The last are in plain Python: their
+    formulas are judged, and nothing need be compiled."""
     sized = {name: Subject(field, *_sizes(name, field)) for name, field in classical.CLASSICAL.items()}
     sized["riccati"] = Subject(riccati, 1, 1)
     for activation in ("tanh", "softplus", "sine"):
@@ -117,6 +124,9 @@ def fields():
             field = mlp_field((2, 5, 3, 2), activation, batch=3, time_input=time_input)
             sized["mlp/" + activation + "_time" * time_input] = Subject(field, field.n, field.p, signed=True)
     sized["lotka_volterra/running_cost"] = Subject(running_cost_problem().flow_field, 3, 4)
+    for name, field in SMOOTH.items():
+        n, p = (3, 4) if name == "linear_density" else (field.n, field.p)
+        sized.setdefault(name, Subject(plain_form(field, n, p), n, p, signed=name.startswith("perceptron")))
     return sized
 
 

@@ -2,16 +2,10 @@
 
 Their derivatives are those within the pieces. That is the whole derivative of a solve where the right-hand side
 is continuous (`kink_forcing`); where it jumps, a solve has further terms at the switch, which no field can carry.
-A piece is chosen by the sign of a real part, so that complex steps pass through.
+A piece is weighed by a real comparison, w = 1 before the switch and 0 after it, so that complex steps pass through.
 """
 from refnode.fields.field import VectorField
 from refnode.host_device import host_device
-
-
-@host_device
-def before(x):
-    """1 where x < 0, before the switch; else 0."""
-    return 1.0 if x.real < 0.0 else 0.0
 
 
 # --- a forcing with a kink ------------------------------------------------------------------------
@@ -19,14 +13,14 @@ def before(x):
 @host_device
 def kink_forcing_rhs(t, y, theta, tape, dy):
     """y' = -k y + u(t), theta = (s, k, a, b): u = a t before t = s, u = a s + b (t - s) from there on."""
-    w = before(t - theta[0])
+    w = 1.0 * ((t - theta[0]).real < 0.0)
     dy[0] = -theta[1] * y[0] + w * theta[2] * t + (1.0 - w) * (theta[2] * theta[0] + theta[3] * (t - theta[0]))
 
 
 @host_device
 def kink_forcing_jvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_tan):
     """Tangent of `kink_forcing_rhs`."""
-    w, late = before(t - theta[0]), t - theta[0]
+    w, late = 1.0 * ((t - theta[0]).real < 0.0), t - theta[0]
     early_tan = theta_tan[2] * t + theta[2] * t_tan
     late_tan = (theta_tan[2] * theta[0] + theta[2] * theta_tan[0] + theta_tan[3] * late
                 + theta[3] * (t_tan - theta_tan[0]))
@@ -36,7 +30,7 @@ def kink_forcing_jvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_tan):
 @host_device
 def kink_forcing_vjp(t, y, theta, tape, dy_bar, t_bar, y_bar, theta_bar):
     """Transpose of `kink_forcing_jvp`."""
-    w = before(t - theta[0])
+    w = 1.0 * ((t - theta[0]).real < 0.0)
     # dy[0] = -theta[1]*y[0] + w*early + (1 - w)*late
     y_bar[0] -= theta[1] * dy_bar[0]
     theta_bar[1] -= y[0] * dy_bar[0]
@@ -55,7 +49,7 @@ def kink_forcing_vjp(t, y, theta, tape, dy_bar, t_bar, y_bar, theta_bar):
 def kink_forcing_hvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_bar, dy_bar_tan, t_bar_tan, y_bar_tan,
                      theta_bar_tan):
     """Tangent of `kink_forcing_vjp` within the pieces."""
-    w = before(t - theta[0])
+    w = 1.0 * ((t - theta[0]).real < 0.0)
     # y_bar[0] -= theta[1]*dy_bar[0]; theta_bar[1] -= y[0]*dy_bar[0]
     y_bar_tan[0] -= theta_tan[1] * dy_bar[0] + theta[1] * dy_bar_tan[0]
     theta_bar_tan[1] -= y_tan[0] * dy_bar[0] + y[0] * dy_bar_tan[0]
@@ -80,14 +74,14 @@ kink_forcing = VectorField(
 @host_device
 def step_forcing_rhs(t, y, theta, tape, dy):
     """y' = -k y + u, theta = (s, k, a, b): u = a before t = s, u = b from there on."""
-    w = before(t - theta[0])
+    w = 1.0 * ((t - theta[0]).real < 0.0)
     dy[0] = -theta[1] * y[0] + w * theta[2] + (1.0 - w) * theta[3]
 
 
 @host_device
 def step_forcing_jvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_tan):
     """Tangent of `step_forcing_rhs` within the pieces."""
-    w = before(t - theta[0])
+    w = 1.0 * ((t - theta[0]).real < 0.0)
     dy_tan[0] = (-theta_tan[1] * y[0] - theta[1] * y_tan[0]
                  + w * theta_tan[2] + (1.0 - w) * theta_tan[3])
 
@@ -95,7 +89,7 @@ def step_forcing_jvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_tan):
 @host_device
 def step_forcing_vjp(t, y, theta, tape, dy_bar, t_bar, y_bar, theta_bar):
     """Transpose of `step_forcing_jvp`."""
-    w = before(t - theta[0])
+    w = 1.0 * ((t - theta[0]).real < 0.0)
     # dy[0] = -theta[1]*y[0] + w*theta[2] + (1 - w)*theta[3]
     y_bar[0] -= theta[1] * dy_bar[0]
     theta_bar[1] -= y[0] * dy_bar[0]
@@ -107,7 +101,7 @@ def step_forcing_vjp(t, y, theta, tape, dy_bar, t_bar, y_bar, theta_bar):
 def step_forcing_hvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_bar, dy_bar_tan, t_bar_tan, y_bar_tan,
                      theta_bar_tan):
     """Tangent of `step_forcing_vjp` within the pieces."""
-    w = before(t - theta[0])
+    w = 1.0 * ((t - theta[0]).real < 0.0)
     # y_bar[0] -= theta[1]*dy_bar[0]; theta_bar[1] -= y[0]*dy_bar[0]
     y_bar_tan[0] -= theta_tan[1] * dy_bar[0] + theta[1] * dy_bar_tan[0]
     theta_bar_tan[1] -= y_tan[0] * dy_bar[0] + y[0] * dy_bar_tan[0]
@@ -126,21 +120,21 @@ step_forcing = VectorField(
 @host_device
 def time_rate_rhs(t, y, theta, tape, dy):
     """y' = a while t < s, else b, theta = (s, a, b)."""
-    w = before(t - theta[0])
+    w = 1.0 * ((t - theta[0]).real < 0.0)
     dy[0] = w * theta[1] + (1.0 - w) * theta[2]
 
 
 @host_device
 def time_rate_jvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_tan):
     """Tangent of `time_rate_rhs` within the pieces."""
-    w = before(t - theta[0])
+    w = 1.0 * ((t - theta[0]).real < 0.0)
     dy_tan[0] = w * theta_tan[1] + (1.0 - w) * theta_tan[2]
 
 
 @host_device
 def time_rate_vjp(t, y, theta, tape, dy_bar, t_bar, y_bar, theta_bar):
     """Transpose of `time_rate_jvp`."""
-    w = before(t - theta[0])
+    w = 1.0 * ((t - theta[0]).real < 0.0)
     # dy[0] = w*theta[1] + (1 - w)*theta[2]
     theta_bar[1] += w * dy_bar[0]
     theta_bar[2] += (1.0 - w) * dy_bar[0]
@@ -150,7 +144,7 @@ def time_rate_vjp(t, y, theta, tape, dy_bar, t_bar, y_bar, theta_bar):
 def time_rate_hvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_bar, dy_bar_tan, t_bar_tan, y_bar_tan,
                   theta_bar_tan):
     """Tangent of `time_rate_vjp` within the pieces."""
-    w = before(t - theta[0])
+    w = 1.0 * ((t - theta[0]).real < 0.0)
     # theta_bar[1] += w*dy_bar[0]; theta_bar[2] += (1 - w)*dy_bar[0]
     theta_bar_tan[1] += w * dy_bar_tan[0]
     theta_bar_tan[2] += (1.0 - w) * dy_bar_tan[0]
@@ -166,21 +160,21 @@ time_rate = VectorField(
 @host_device
 def state_rate_rhs(t, y, theta, tape, dy):
     """y' = a while y < s, else b, theta = (s, a, b)."""
-    w = before(y[0] - theta[0])
+    w = 1.0 * ((y[0] - theta[0]).real < 0.0)
     dy[0] = w * theta[1] + (1.0 - w) * theta[2]
 
 
 @host_device
 def state_rate_jvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_tan):
     """Tangent of `state_rate_rhs` within the pieces."""
-    w = before(y[0] - theta[0])
+    w = 1.0 * ((y[0] - theta[0]).real < 0.0)
     dy_tan[0] = w * theta_tan[1] + (1.0 - w) * theta_tan[2]
 
 
 @host_device
 def state_rate_vjp(t, y, theta, tape, dy_bar, t_bar, y_bar, theta_bar):
     """Transpose of `state_rate_jvp`."""
-    w = before(y[0] - theta[0])
+    w = 1.0 * ((y[0] - theta[0]).real < 0.0)
     # dy[0] = w*theta[1] + (1 - w)*theta[2]
     theta_bar[1] += w * dy_bar[0]
     theta_bar[2] += (1.0 - w) * dy_bar[0]
@@ -190,7 +184,7 @@ def state_rate_vjp(t, y, theta, tape, dy_bar, t_bar, y_bar, theta_bar):
 def state_rate_hvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_bar, dy_bar_tan, t_bar_tan, y_bar_tan,
                    theta_bar_tan):
     """Tangent of `state_rate_vjp` within the pieces."""
-    w = before(y[0] - theta[0])
+    w = 1.0 * ((y[0] - theta[0]).real < 0.0)
     # theta_bar[1] += w*dy_bar[0]; theta_bar[2] += (1 - w)*dy_bar[0]
     theta_bar_tan[1] += w * dy_bar_tan[0]
     theta_bar_tan[2] += (1.0 - w) * dy_bar_tan[0]
@@ -211,7 +205,7 @@ def timed_fall_rhs(t, y, theta, tape, dy):
     """
     dy[0] = y[1]
     dy[1] = -theta[0]
-    dy[2] = before(theta[1] - y[0])
+    dy[2] = 1.0 * ((theta[1] - y[0]).real < 0.0)
 
 
 @host_device
@@ -250,7 +244,7 @@ timed_fall = VectorField(
 def timed_decay_rhs(t, y, theta, tape, dy):
     """amount' = -k amount, clock' = 1 while amount > c, else 0; y = (amount, clock), theta = (k, c)."""
     dy[0] = -theta[0] * y[0]
-    dy[1] = before(theta[1] - y[0])
+    dy[1] = 1.0 * ((theta[1] - y[0]).real < 0.0)
 
 
 @host_device

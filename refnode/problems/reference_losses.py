@@ -1,7 +1,7 @@
 """Losses of the reference problems: from their form as data to a `Loss` with hand-written derivatives."""
 import numpy as np
 
-from refnode import losses
+import refnode.losses as losses       # not `from refnode`: compiled functions would depend on every file
 from refnode.errors import InvalidInputError
 from refnode.host_device import host_device
 

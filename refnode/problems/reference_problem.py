@@ -47,7 +47,8 @@ class ReferenceProblem:
     note : str
         One sentence: what to know about it.
     kappa : float or None
-        Condition number of the gradient: by how much a relative kick of the state or of its sensitivities moves it.
+        Condition number of the gradient: how much relative kicks of the state and its sensitivities move it. A gradient
+        computed at a tolerance tol may be expected to err by kappa tol.
     hvp_direction : dict or None
         {"y0": [...], "theta": [...]}, the direction of its one Hessian-vector product.
     zero : tuple of str
