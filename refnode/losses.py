@@ -69,6 +69,26 @@ class Sum(Loss):
         return first[0] + second[0], first[1] + second[1]
 
 
+class Scaled(Loss):
+    """L = weight times another loss, none of whose terms is a running cost."""
+
+    def __init__(self, loss, weight):
+        if loss.running is not None:
+            raise InvalidInputError("a running cost cannot be scaled from outside; multiply inside g")
+        self.loss, self.weight = loss, float(weight)
+
+    def value(self, ys, y1):
+        return self.weight * self.loss.value(ys, y1)
+
+    def vjp(self, ys, y1):
+        ys_bar, y1_bar = self.loss.vjp(ys, y1)
+        return self.weight * ys_bar, self.weight * y1_bar
+
+    def hvp(self, ys, y1, ys_tan, y1_tan):
+        ys_bar_tan, y1_bar_tan = self.loss.hvp(ys, y1, ys_tan, y1_tan)
+        return self.weight * ys_bar_tan, self.weight * y1_bar_tan
+
+
 class SumOfSquares(Loss):
     """L = w sum_ik (y_i(t_k) - data_ik)^2, with w = 1, or 1/(nK) for the mean."""
 
@@ -166,6 +186,11 @@ def mean_of_squares(data=None):
 def linear(weights):
     """L = sum of weights_ik y_i(t_k); weights (n, K). Its cotangent is ``weights`` itself."""
     return Linear(weights)
+
+
+def scaled(loss, weight):
+    """L = weight times ``loss``, which has no running cost."""
+    return Scaled(loss, weight)
 
 
 def terminal(phi, phi_grad, phi_hvp=None):

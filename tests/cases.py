@@ -7,18 +7,22 @@ import textwrap
 import numpy as np
 
 from refnode.fields.classical import CLASSICAL
+from refnode.fields.reference_fields import REFERENCE_FIELDS
 
 EPS = np.finfo(np.float64).eps
 COMPLEX_STEP = 1e-30
 
+FIELDS = {**CLASSICAL, **REFERENCE_FIELDS}
+
 # Sizes for the fields that leave n or p open.
-OPEN_SIZES = {"linear": [(1, 1), (3, 9)], "exponential_decay": [(1, 1), (4, 1)]}
-NON_AUTONOMOUS = {"cosine_relaxation", "forced_oscillator"}
+OPEN_SIZES = {"linear": [(1, 1), (3, 9)], "exponential_decay": [(1, 1), (4, 1)], "linear_density": [(2, 1), (3, 4)]}
+NON_AUTONOMOUS = {"cosine_relaxation", "forced_oscillator", "riccati", "sine_feedback", "sine_forcing", "kink_forcing"}
+SIGNED = {"perceptron_density_2_8"}         # weights of one sign would saturate tanh, where 1 - tanh^2 has few digits
 
 
 def field_cases():
-    """(name, n, p) for every classical field, several for those of open size."""
-    return [(name, n, p) for name, field in CLASSICAL.items()
+    """(name, n, p) for every field of a registry, several for those of open size."""
+    return [(name, n, p) for name, field in FIELDS.items()
             for n, p in OPEN_SIZES.get(name, [(field.n, field.p)])]
 
 
@@ -48,7 +52,10 @@ def random_point(rng, n, p):
 
 def random_points(name, n, p, count=5):
     rng = np.random.default_rng([len(name), n, p])
-    return [random_point(rng, n, p) for _ in range(count)]
+    sample = [random_point(rng, n, p) for _ in range(count)]
+    for point in sample if name in SIGNED else []:
+        point.theta = 0.7 * rng.standard_normal(p)
+    return sample
 
 
 # --- evaluating the three functions ---------------------------------------------------------------

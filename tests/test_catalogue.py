@@ -89,7 +89,7 @@ def test_observations_are_several_and_off_the_grid(name):
     assert problem.loss is not None
 
 
-@pytest.mark.parametrize("name", sorted(cases.NON_AUTONOMOUS))
+@pytest.mark.parametrize("name", sorted(cases.NON_AUTONOMOUS & CLASSICAL.keys()))
 def test_non_autonomous_problems_do_not_begin_at_zero(name):
     assert CATALOGUE[name]().t0 != 0.0
 

@@ -1,4 +1,4 @@
-"""The classical fields: every jvp against complex steps, every vjp against its jvp, and both against mutants."""
+"""The fields of both registries: every jvp against complex steps, every vjp against its jvp, and both against mutants."""
 import numpy as np
 import pytest
 from numba import config
@@ -6,6 +6,7 @@ from numba import config
 import cases
 from refnode.fields.classical import CLASSICAL
 from refnode.fields.field import VectorField
+from refnode.fields.reference_fields import REFERENCE_FIELDS, SWITCHED
 
 FIELDS = [pytest.param(*case, id=f"{case[0]}-{case[1]}") for case in cases.field_cases()]
 EVERY_POINT = 5
@@ -16,15 +17,16 @@ def points(name, n, p):
 
 
 def test_registry_is_keyed_by_name_and_complete():
-    assert {name: field.name for name, field in CLASSICAL.items()} == {name: name for name in CLASSICAL}
-    for field in CLASSICAL.values():
+    assert {name: field.name for name, field in cases.FIELDS.items()} == {name: name for name in cases.FIELDS}
+    assert not set(CLASSICAL) & set(REFERENCE_FIELDS)
+    for field in cases.FIELDS.values():
         assert field.compiled != bool(config.DISABLE_JIT)
         assert field.jvp is not None and field.vjp is not None
 
 
-@pytest.mark.parametrize("name", CLASSICAL)
+@pytest.mark.parametrize("name", cases.FIELDS)
 def test_names_match_sizes(name):
-    field = CLASSICAL[name]
+    field = cases.FIELDS[name]
     for size, names in ((field.n, field.state_names), (field.p, field.parameter_names)):
         assert names is None or len(names) == len(set(names)) == size
 
@@ -32,35 +34,35 @@ def test_names_match_sizes(name):
 @pytest.mark.parametrize("name, n, p", FIELDS)
 def test_jvp_equals_complex_step(name, n, p):
     for point in points(name, n, p):
-        assert cases.jvp_error(CLASSICAL[name], point) <= 1e-13
+        assert cases.jvp_error(cases.FIELDS[name], point) <= 1e-13
 
 
 @pytest.mark.parametrize("name, n, p", FIELDS)
 def test_vjp_is_the_transpose_of_jvp(name, n, p):
     for point in points(name, n, p):
-        assert cases.dot_product_error(CLASSICAL[name], point) <= 1.0
+        assert cases.dot_product_error(cases.FIELDS[name], point) <= 1.0
 
 
 @pytest.mark.parametrize("name, n, p", FIELDS)
 def test_vjp_equals_complex_step_in_every_component(name, n, p):
     """The dot product sees one number; this sees each bar."""
     for point in points(name, n, p):
-        jac = cases.complex_step_jac(CLASSICAL[name], point)
-        error = np.abs(cases.evaluate_vjp(CLASSICAL[name], point) - jac.T @ point.dy_bar)
+        jac = cases.complex_step_jac(cases.FIELDS[name], point)
+        error = np.abs(cases.evaluate_vjp(cases.FIELDS[name], point) - jac.T @ point.dy_bar)
         assert np.all(error <= 1e-13 * (np.abs(jac).T @ np.abs(point.dy_bar)))
 
 
 @pytest.mark.parametrize("name, n, p", FIELDS)
 def test_vjp_accumulates(name, n, p):
     for point in points(name, n, p):
-        assert cases.accumulation_error(CLASSICAL[name], point) <= 1.0
+        assert cases.accumulation_error(cases.FIELDS[name], point) <= 1.0
 
 
 @pytest.mark.parametrize("name, n, p", FIELDS)
 def test_time_derivative_is_there_exactly_where_the_field_depends_on_time(name, n, p):
     for point in points(name, n, p):
-        derivative = cases.complex_step_jac(CLASSICAL[name], point)[:, 0]
-        t_bar = cases.evaluate_vjp(CLASSICAL[name], point)[0]
+        derivative = cases.complex_step_jac(cases.FIELDS[name], point)[:, 0]
+        t_bar = cases.evaluate_vjp(cases.FIELDS[name], point)[0]
         assert np.any(derivative != 0.0) == (name in cases.NON_AUTONOMOUS) == (t_bar != 0.0)
 
 
@@ -68,9 +70,9 @@ def test_time_derivative_is_there_exactly_where_the_field_depends_on_time(name, 
 def test_outputs_only_are_written(name, n, p):
     point = points(name, n, p)[0]
     before = [x.copy() for x in (point.y, point.theta, point.y_tan, point.theta_tan, point.dy_bar)]
-    cases.evaluate_f(CLASSICAL[name], point.t, point.y, point.theta)
-    cases.evaluate_jvp(CLASSICAL[name], point)
-    cases.evaluate_vjp(CLASSICAL[name], point)
+    cases.evaluate_f(cases.FIELDS[name], point.t, point.y, point.theta)
+    cases.evaluate_jvp(cases.FIELDS[name], point)
+    cases.evaluate_vjp(cases.FIELDS[name], point)
     after = (point.y, point.theta, point.y_tan, point.theta_tan, point.dy_bar)
     assert all(np.array_equal(x, y) for x, y in zip(before, after))
 
@@ -78,8 +80,8 @@ def test_outputs_only_are_written(name, n, p):
 @pytest.mark.parametrize("name, n, p", FIELDS)
 def test_every_mutant_of_the_vjp_is_caught(name, n, p):
     """The checks above fail for every vjp with one statement flipped, dropped, doubled or overwriting."""
-    field, survivors, count = CLASSICAL[name], [], 0
-    sample = points(name, n, p)[:2]
+    field, survivors, count = cases.FIELDS[name], [], 0
+    sample = points(name, n, p)[:None if name in SWITCHED else 2]         # both pieces are met
     for label, mutant in cases.mutants(field.vjp):
         count += 1
         caught = max(max(cases.dot_product_error(field, point, mutant),
@@ -92,7 +94,7 @@ def test_every_mutant_of_the_vjp_is_caught(name, n, p):
 @pytest.mark.parametrize("name, n, p", FIELDS)
 def test_unmutated_python_form_passes(name, n, p):
     """What the mutants are made from is itself right, so it is the mutation that is caught."""
-    field = CLASSICAL[name]
+    field = cases.FIELDS[name]
     for point in points(name, n, p)[:2]:
         assert cases.dot_product_error(field, point, cases.python_body(field.vjp)) <= 1.0
         assert cases.accumulation_error(field, point, cases.python_body(field.vjp)) <= 1.0

@@ -22,13 +22,15 @@ ALLOWED = {
     "linalg": {"host_device"},
     "gradcheck": {"errors"},                            # knows only callables and arrays
     "losses": {"errors", "host_device"},
+    "atomic_file": set(),
+    "interchange": {"errors", "checks", "atomic_file", "fields.expressions"},        # formats; knows no problems
     "optimisers": {"errors"},
     "layers": FOUNDATIONS,
     "fields": FOUNDATIONS | {"checks", "layers"},
     "steppers": FOUNDATIONS,                            # never fields: a stepper is handed f, f_jvp, f_vjp
     "solve": FOUNDATIONS | {"checks", "steppers", "fields.field"},
     "sensitivity": FOUNDATIONS | {"checks", "steppers", "solve", "fields.field"},
-    "problems": {"errors", "checks", "fields", "losses"},
+    "problems": {"errors", "checks", "host_device", "fields", "losses", "interchange"},
     "models": FOUNDATIONS | {"checks", "layers", "fields", "solve", "sensitivity", "problems", "losses",
                              "optimisers", "beforehand"},
     # what stands on top of everything, and is imported by nothing below

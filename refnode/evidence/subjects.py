@@ -6,8 +6,9 @@ import numpy as np
 from refnode import losses
 from refnode.fields import classical
 from refnode.fields.field import VectorField
+from refnode.fields.first_order import riccati
 from refnode.fields.neural import mlp_field
-from refnode.host_device import host_device
+from refnode.fields.reference_fields import SMOOTH
 from refnode.layers.parameters import initial_parameters
 from refnode.problems import catalogue
 from refnode.problems.problem import Problem
@@ -16,46 +17,6 @@ MLP_WIDTHS = (2, 4, 2)
 
 
 # --- a nonlinear equation with a time of its own and a closed form ----------------------------------
-
-@host_device
-def riccati_rhs(t, y, theta, tape, dy):
-    """y' = y cos t + c y^2, theta = (c,): nonlinear and non-autonomous, which an order test must be."""
-    dy[0] = y[0] * np.cos(t) + theta[0] * y[0] * y[0]
-
-
-@host_device
-def riccati_jvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_tan):
-    """Tangent of `riccati_rhs`."""
-    dy_tan[0] = ((np.cos(t) + 2.0 * theta[0] * y[0]) * y_tan[0] - y[0] * np.sin(t) * t_tan
-                 + y[0] * y[0] * theta_tan[0])
-
-
-@host_device
-def riccati_vjp(t, y, theta, tape, dy_bar, t_bar, y_bar, theta_bar):
-    """Transpose of `riccati_jvp`."""
-    # dy[0] = y[0]*cos(t) + theta[0]*y[0]*y[0]
-    t_bar[0] -= y[0] * np.sin(t) * dy_bar[0]
-    y_bar[0] += (np.cos(t) + 2.0 * theta[0] * y[0]) * dy_bar[0]
-    theta_bar[0] += y[0] * y[0] * dy_bar[0]
-
-
-@host_device
-def riccati_hvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_bar, dy_bar_tan, t_bar_tan, y_bar_tan,
-                theta_bar_tan):
-    """Tangent of `riccati_vjp`."""
-    s, c = np.sin(t), np.cos(t)
-    # t_bar[0] -= y[0]*sin(t)*dy_bar[0]
-    t_bar_tan[0] -= (y_tan[0] * s + y[0] * c * t_tan) * dy_bar[0] + y[0] * s * dy_bar_tan[0]
-    # y_bar[0] += (cos(t) + 2*theta[0]*y[0])*dy_bar[0]
-    slope_tan = -s * t_tan + 2.0 * (theta_tan[0] * y[0] + theta[0] * y_tan[0])
-    y_bar_tan[0] += slope_tan * dy_bar[0] + (c + 2.0 * theta[0] * y[0]) * dy_bar_tan[0]
-    # theta_bar[0] += y[0]*y[0]*dy_bar[0]
-    theta_bar_tan[0] += 2.0 * y[0] * y_tan[0] * dy_bar[0] + y[0] * y[0] * dy_bar_tan[0]
-
-
-riccati = VectorField(riccati_rhs, jvp=riccati_jvp, vjp=riccati_vjp, hvp=riccati_hvp, name="riccati", n=1, p=1,
-                      parameter_names=("c",))
-
 
 def riccati_solution(y0, theta, t0, t1):
     """y(t1) = e^{sin t1} / (e^{sin t0}/y0 - c I), I = integral of e^{sin s} over [t0, t1], by Gauss's rule."""
@@ -82,12 +43,16 @@ def mlp_problem():
                    loss=losses.mean_of_squares(rng.standard_normal((4, 3))))
 
 
+def plain_form(field, n, p):
+    """The field with its functions in plain Python."""
+    bodies = [getattr(function, "py_func", function) for function in (field.f, field.jvp, field.vjp, field.hvp)]
+    return VectorField(*bodies, name=field.name, n=n, p=p, state_names=field.state_names,
+                       parameter_names=field.parameter_names)
+
+
 def running_cost_problem():
     """Lotka-Volterra with a running cost, a terminal cost and observations; plain Python throughout."""
-    field = classical.CLASSICAL["lotka_volterra"]
-    bodies = [getattr(function, "py_func", function) for function in (field.f, field.jvp, field.vjp, field.hvp)]
-    plain = VectorField(*bodies, name=field.name, n=2, p=4,
-                        state_names=field.state_names, parameter_names=field.parameter_names)
+    plain = plain_form(classical.CLASSICAL["lotka_volterra"], 2, 4)
     cost = losses.running_cost(_effort, _effort_jvp, _effort_vjp, _effort_hvp)
     final = losses.terminal(lambda y: y[0] * y[1], lambda y: np.array([y[1], y[0]]),
                             lambda y, y_tan: np.array([y_tan[1], y_tan[0]]))
@@ -149,7 +114,9 @@ class Subject:
 
 
 def fields():
-    """name -> `Subject`: all classical fields, the perceptron in all its forms, and a field with a cost."""
+    """name -> `Subject`: all classical fields, the perceptron in all its forms, a field with a cost, and the fields of the
+    reference problems that have no switch, over which finite differences would step. The last are in plain Python: their
+    formulas are judged, and nothing need be compiled."""
     sized = {name: Subject(field, *_sizes(name, field)) for name, field in classical.CLASSICAL.items()}
     sized["riccati"] = Subject(riccati, 1, 1)
     for activation in ("tanh", "softplus", "sine"):
@@ -157,6 +124,9 @@ def fields():
             field = mlp_field((2, 5, 3, 2), activation, batch=3, time_input=time_input)
             sized["mlp/" + activation + "_time" * time_input] = Subject(field, field.n, field.p, signed=True)
     sized["lotka_volterra/running_cost"] = Subject(running_cost_problem().flow_field, 3, 4)
+    for name, field in SMOOTH.items():
+        n, p = (3, 4) if name == "linear_density" else (field.n, field.p)
+        sized.setdefault(name, Subject(plain_form(field, n, p), n, p, signed=name.startswith("perceptron")))
     return sized
 
 

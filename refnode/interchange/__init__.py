@@ -1,0 +1,1 @@
+"""Problems and answers as files that any language reads and writes; what comes from outside is not trusted."""
