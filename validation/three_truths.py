@@ -70,6 +70,7 @@ def draw(reference, found, path):
     left.annotate(f"truth {reference:.3g}", (1e-10, reference), xytext=(0, 8), textcoords="offset points", ha="right")
     left.set(xscale="log", xlabel="tolerance", ylabel="gradient dy(2)/dy(0)", title="three derivatives of one solve")
     left.set_yscale("symlog", linthresh=1e-3, linscale=0.8)
+    left.set_ylim(-2e2, 2e2)
     right.plot(TOLERANCES, TOLERANCES * 1e2, color="grey", linewidth=0.8, linestyle=":", label="100 tolerance")
     right.set(xscale="log", yscale="log", xlabel="tolerance", title="relative distance from the truth")
     left.invert_xaxis(), right.invert_xaxis()
