@@ -19,7 +19,7 @@ from refnode.evidence.hessian_claims import hessian_rows
 from refnode.evidence.mutants import MISTAKES, checker_rows
 from refnode.evidence.row import GROUPS, VERDICTS, Row
 from refnode.evidence.stepper_claims import stepper_rows
-from refnode.evidence.subjects import fields, problems
+from refnode.evidence.subjects import fields, methods, problems
 from refnode.sensitivity.recipes import RECIPES
 from refnode.steppers.tableaus import TABLEAUS
 
@@ -54,12 +54,12 @@ def select(fields_wanted="*", methods_wanted="*", recipes_wanted="*", seed=0, qu
     known_fields, known_problems = list(fields()), list(problems())
     both = list(dict.fromkeys(known_fields + known_problems))
     wanted = _matching("fields", fields_wanted, both)
-    methods = _matching("methods", methods_wanted, list(TABLEAUS))
+    chosen_methods = _matching("methods", methods_wanted, methods())
     chosen = [name for name in known_problems if name in wanted]
     if quick:
         chosen = [name for name in chosen if name in QUICK_PROBLEMS] or chosen[:1]
-        methods = [name for name in methods if name in QUICK_METHODS] or methods[:1]
-    return Selection(tuple(name for name in known_fields if name in wanted), tuple(chosen), tuple(methods),
+        chosen_methods = [name for name in chosen_methods if name in QUICK_METHODS] or chosen_methods[:1]
+    return Selection(tuple(name for name in known_fields if name in wanted), tuple(chosen), tuple(chosen_methods),
                      tuple(_matching("recipes", recipes_wanted, list(RECIPES))), tuple(MISTAKES), seed)
 
 
@@ -78,10 +78,10 @@ def tasks(selection):
     """(group, name, function that returns rows), in the order of `GROUPS`."""
     seed = selection.seed
     plan = [("fields", name, lambda name=name: field_rows(name, seed)) for name in selection.fields]
-    plan += [("steppers", name, lambda name=name: stepper_rows(name, seed)) for name in selection.methods]
+    plan += [("steppers", name, lambda name=name: stepper_rows(name, seed, selection.recipes)) for name in selection.methods]
     plan += [("recipes", name, lambda name=name: problem_rows(name, selection.recipes, selection.methods, seed))
              for name in selection.problems]
-    plan += [("second", name, lambda name=name: hessian_rows(name, seed)) for name in selection.problems]
+    plan += [("second", name, lambda name=name: hessian_rows(name, seed, selection.methods)) for name in selection.problems]
     return plan + [("checkers", name, lambda name=name: checker_rows(name, seed)) for name in selection.checkers]
 
 

@@ -1,4 +1,4 @@
-"""Batches: every sample as if it were alone, bit for bit; joint control as the stacked problem; what is refused.
+"""Batches: every sample as if it were alone, bit for bit; what is refused.
 
 Under per-sample control the expected difference is zero: a sample runs the same sums in the same order,
 whatever stands beside it. Where two different programs are compared, a test says what may differ.
@@ -9,111 +9,22 @@ import textwrap
 
 import numpy as np
 import pytest
-from numba import njit
 
 import gradients
+from batches import BATCHES, LV, RNG, assert_equals_alone, assert_same_samples, every_batch, explosive
 from gradients import RECIPES, python_field
-from refnode import Batch, Problem, VectorField, gradient, gradient_batch, jvp, losses, solve, solve_batch
+from refnode import Batch, gradient, gradient_batch, jvp, losses, solve, solve_batch
 from refnode.errors import IntegrationError, InvalidInputError, InvalidTypeError
-from refnode.fields.classical import CLASSICAL
-from refnode.fields.neural import mlp_field
 from refnode.host_device import python_form
 from refnode.sensitivity import batch_gradient
 from refnode.solve import batch as batch_module
 from refnode.solve import run
 
-RNG = np.random.default_rng(12)
-LV = CLASSICAL["lotka_volterra"]
-PARTS = ("loss", "y0", "theta", "t0", "t1", "ts")
-
 pytestmark = pytest.mark.filterwarnings("ignore::refnode.errors.GradientWarning")      # of backsolve's drift
 
-
-# --- batches --------------------------------------------------------------------------------------
-
-def ragged(counts, spans):
-    """Sorted observation times inside each interval; the first of each sample is t0, the last t1."""
-    times = []
-    for count, (t0, t1) in zip(counts, spans):
-        inside = t0 + (t1 - t0) * np.sort(RNG.uniform(0.0, 1.0, count))
-        times.append(np.concatenate([[t0], inside, [t1]]) if count > 1 else inside)
-    return times
-
-
-def predators():
-    """Own theta, ragged times, an interval backwards in time and one of length zero."""
-    spans = np.array([[0.0, 4.0], [0.0, 1.0], [2.0, 0.5], [1.0, 1.0], [0.0, 6.0], [-1.0, 3.0]])
-    return Batch(LV, RNG.uniform(0.5, 2.0, (6, 2)), RNG.uniform(0.5, 2.0, (6, 4)), spans,
-                 ragged([5, 0, 3, 2, 9, 1], spans), losses.sum_of_squares())
-
-
-def oscillators():
-    """Non-autonomous, theta shared, a loss for each sample."""
-    loss = [losses.linear(RNG.standard_normal((2, 3))) for _ in range(5)]
-    return Batch(CLASSICAL["forced_oscillator"], RNG.standard_normal((5, 2)), RNG.uniform(0.5, 1.5, 5), (0.25, 3.0),
-                 [0.25, 1.0, 2.5], loss)
-
-
-def networks():
-    """A field with a tape; the end of each interval is observed."""
-    field = mlp_field((2, 4, 2), "tanh")
-    spans = np.column_stack([np.zeros(4), [0.5, 1.0, 2.0, 0.25]])
-    return Batch(field, RNG.standard_normal((4, 2)), 0.5 * RNG.standard_normal(field.p), spans,
-                 loss=losses.sum_of_squares())
-
-
-def with_cost():
-    """A running cost beside a loss of the observations."""
-    @njit
-    def g(t, y, theta):
-        return theta[0] * y[0] * y[0]
-
-    @njit
-    def g_jvp(t, y, theta, t_tan, y_tan, theta_tan):
-        return theta_tan[0] * y[0] * y[0] + 2.0 * theta[0] * y[0] * y_tan[0]
-
-    @njit
-    def g_vjp(t, y, theta, g_bar, t_bar, y_bar, theta_bar):
-        y_bar[0] += 2.0 * theta[0] * y[0] * g_bar
-        theta_bar[0] += y[0] * y[0] * g_bar
-    loss = losses.sum_of_squares() + losses.running_cost(g, g_jvp, g_vjp)
-    return Batch(CLASSICAL["pendulum"], RNG.uniform(-1.0, 1.0, (3, 2)), RNG.uniform(0.5, 1.5, CLASSICAL["pendulum"].p),
-                 (0.0, 2.0), [0.5, 2.0], loss)
-
-
-BATCHES = {"predators": predators(), "oscillators": oscillators(), "networks": networks(), "with_cost": with_cost()}
-every_batch = pytest.mark.parametrize("name", BATCHES)
 OPTIONS = [{}, {"method": "dop853", "rtol": 1e-4}, {"method": "tsit5", "tstops": True, "controller": "PID"},
            {"method": "rk4", "n_steps": 7}]
 every_option = pytest.mark.parametrize("options", OPTIONS, ids=lambda options: options.get("method", "default"))
-
-
-def part(found, name, i):
-    """What belongs to sample i; theta shared by all is no sample's."""
-    value = getattr(found, name)
-    return None if name == "theta" and value.ndim == 1 else np.asarray(value[i])
-
-
-def assert_same_samples(found, expected, order):
-    """Sample order[i] of ``expected`` is sample i of ``found``, bit for bit."""
-    for i, j in enumerate(order):
-        for name in PARTS:
-            np.testing.assert_array_equal(part(found, name, i), part(expected, name, j), f"{name} of sample {j}")
-        assert all(found.stats[name][i] == expected.stats[name][j] for name in found.stats)
-
-
-def assert_equals_alone(batch, found, alone):
-    """`gradient_batch` is `gradient` of every sample, bit for bit, and a shared theta's the sum in order."""
-    for i, one in enumerate(alone):
-        for name in PARTS:
-            if name != "theta" or batch.own_theta:
-                np.testing.assert_array_equal(getattr(found, name)[i], getattr(one, name), f"{name} of sample {i}")
-        assert all(counts[i] == one.stats[name] for name, counts in found.stats.items())    # bytes belong to the pool
-    if not batch.own_theta:
-        total = np.zeros(batch.theta.size)
-        for one in alone:
-            total += one.theta
-        np.testing.assert_array_equal(found.theta, total)
 
 
 # --- per sample: as if alone ----------------------------------------------------------------------
@@ -242,23 +153,6 @@ def test_shapes_and_the_sum_of_losses():
 
 # --- failures -------------------------------------------------------------------------------------
 
-@njit
-def blow_up(t, y, theta, dy):
-    dy[0] = theta[0] * y[0] * y[0]
-
-
-@njit
-def blow_up_vjp(t, y, theta, dy_bar, t_bar, y_bar, theta_bar):
-    y_bar[0] += 2.0 * theta[0] * y[0] * dy_bar[0]
-    theta_bar[0] += y[0] * y[0] * dy_bar[0]
-
-
-def explosive(y0):
-    """y' = theta y^2, which ends at t = 1/(theta y0)."""
-    return Batch(VectorField(blow_up, vjp=blow_up_vjp), np.reshape(y0, (-1, 1)), [1.0], (0.0, 1.0), [0.25, 1.0],
-                 losses.sum_of_squares())
-
-
 def test_a_failed_sample_disturbs_nobody():
     with np.errstate(all="ignore"):
         batch, survivors = explosive([0.5, 4.0, 0.25, 2.0]), [0, 2]
@@ -310,112 +204,6 @@ def test_exceptions_of_a_users_function_say_which_sample():
     with pytest.raises(ZeroDivisionError) as caught:
         solve_batch(Batch(fragile, [[0.1], [1.0]], t_span=(0.0, 1.0)))
     assert any("of sample 1" in note for note in caught.value.__notes__)
-
-
-# --- joint control --------------------------------------------------------------------------------
-
-def shared_times(own_theta):
-    theta = RNG.uniform(0.5, 2.0, (3, 4) if own_theta else 4)
-    return Batch(LV, RNG.uniform(0.5, 2.0, (3, 2)), theta, (0.0, 3.0), [0.5, 2.0, 3.0], losses.sum_of_squares())
-
-
-@pytest.mark.parametrize("own_theta", [False, True])
-def test_joint_is_the_stacked_problem(own_theta):
-    """Against the stack written by hand with NumPy: the same steps, states equal up to rounding (1e-12)."""
-    batch = shared_times(own_theta)
-
-    def stacked(t, y, theta):
-        u, v = y.reshape(3, 2).T
-        a, b, c, d = theta.reshape(-1, 4).T
-        return np.column_stack([a * u - b * u * v, d * u * v - c * v]).ravel()
-    found = solve_batch(batch, "joint")
-    expected = solve(Problem(stacked, batch.y0.ravel(), batch.theta.ravel(), (0.0, 3.0), [0.5, 2.0, 3.0]))
-    assert (found.n_steps[0], found.n_rejected[0], found.nfev[0]) == (
-        expected.n_steps, expected.n_rejected, expected.nfev)
-    np.testing.assert_allclose(found.y.reshape(6, 3), expected.y, rtol=1e-12)
-    np.testing.assert_array_equal(found[1].y, found.y[1])
-
-
-@pytest.mark.parametrize("own_theta", [False, True])
-def test_joint_field_has_right_derivatives(own_theta):
-    """Complex steps through the frozen steps of the stacked problem, and the dot product of jvp and vjp."""
-    problem = shared_times(own_theta).joint()
-    seeds = gradients.random_seeds(problem, np.random.default_rng(0))
-    assert gradients.complex_step_error(problem, seeds, rtol=1e-3) <= gradients.COMPLEX_STEP
-    assert gradients.dot_product_error(problem, np.random.default_rng(1)) <= gradients.DOT_PRODUCT
-
-
-def test_joint_of_one_sample_is_that_sample():
-    batch = BATCHES["networks"].take([2])
-    assert_equals_alone(batch, gradient_batch(batch, step_control="per_sample"), [gradient(batch[0])])
-    joint, alone = gradient_batch(batch, step_control="joint"), gradient(batch[0])
-    np.testing.assert_array_equal(joint.theta, alone.theta)
-    np.testing.assert_array_equal(joint.y0[0], alone.y0)
-    assert (joint.t0, joint.t1, joint.loss[0]) == (alone.t0, alone.t1, alone.loss)
-
-
-@pytest.mark.parametrize("sensitivity", RECIPES)
-def test_joint_and_per_sample_agree_in_the_limit(sensitivity):
-    """At 1e-10 both are within some 1e-7 of the exact derivative, by every recipe; with a running cost too."""
-    tight = {"rtol": 1e-10, "atol": 1e-12}
-    for batch in (shared_times(True), BATCHES["with_cost"]):
-        joint = gradient_batch(batch, sensitivity, "joint", **tight)
-        alone = gradient_batch(batch, "discrete", **tight)
-        for name in ("loss", "y0", "theta"):
-            expected = getattr(alone, name)
-            np.testing.assert_allclose(getattr(joint, name), expected, rtol=0, atol=1e-7 * np.abs(expected).max())
-        np.testing.assert_allclose(joint.t0, alone.t0.sum(), rtol=1e-6)
-        np.testing.assert_allclose(joint.ts, alone.ts.sum(axis=0), rtol=0, atol=1e-7 * np.abs(alone.ts).max())
-
-
-def test_joint_repeats_tolerances_of_states():
-    batch = shared_times(False)
-    found = solve_batch(batch, "joint", rtol=[1e-4, 1e-7], atol=[1e-6, 1e-9])
-    expected = solve(batch.joint(), rtol=[1e-4, 1e-7] * 3, atol=[1e-6, 1e-9] * 3)
-    np.testing.assert_array_equal(found.y.reshape(6, 3), expected.y)
-    with pytest.raises(InvalidInputError, match="rtol must be a number or have one entry for each of the 2 states"):
-        solve_batch(batch, "joint", rtol=[1e-4] * 6)
-
-
-def test_joint_couples_and_frozen_steps_do_not_leak():
-    """A's solution depends on its mates' states; the frozen-step derivative of A's loss in them is zero."""
-    only_first = [losses.sum_of_squares(), *[losses.linear(np.zeros((2, 3)))] * 2]
-    batch = Batch(LV, RNG.uniform(0.5, 2.0, (3, 2)), [1.5, 1.0, 3.0, 1.0], (0.0, 3.0), [0.5, 2.0, 3.0], only_first)
-    found = gradient_batch(batch, step_control="joint", rtol=1e-3)
-    np.testing.assert_array_equal(found.y0[1:], 0.0)
-    moved = batch.y0.copy()
-    moved[1] *= 1.5
-    joint = [gradient_batch(each, step_control="joint", rtol=1e-3) for each in (batch, batch.replace(y0=moved))]
-    alone = [gradient_batch(each, rtol=1e-3) for each in (batch, batch.replace(y0=moved))]
-    assert joint[0].loss[0] != joint[1].loss[0]
-    assert alone[0].loss[0] == alone[1].loss[0]
-
-
-def test_given_steps_leave_nothing_to_couple():
-    """The same sums for every sample; a shared theta's are added in another order."""
-    batch = shared_times(True)
-    joint, alone = (gradient_batch(batch, step_control=control, n_steps=20) for control in ("joint", "per_sample"))
-    for name in ("loss", "y0", "theta"):
-        np.testing.assert_allclose(getattr(joint, name), getattr(alone, name), rtol=1e-12)
-
-
-def test_a_tolerance_over_root_b_undoes_dilution():
-    """One sample that moves among 15 at rest: the joint norm is its own over 4, in exact numbers."""
-    y0 = np.zeros((16, 1))
-    y0[0] = 1.0
-    batch = Batch(CLASSICAL["exponential_decay"], y0, [2.0], (0.0, 3.0), loss=losses.sum_of_squares())
-    alone = gradient_batch(batch.take([0]), rtol=2e-6, atol=2e-6)
-    diluted, undone = (gradient_batch(batch, step_control="joint", rtol=tol, atol=tol) for tol in (2e-6, 5e-7))
-    assert diluted.stats["n_steps"][0] < alone.stats["n_steps"][0]
-    np.testing.assert_allclose(undone.solution.y1[0], alone.solution.y1[0], rtol=1e-12)
-
-
-def test_joint_fails_as_one():
-    batch = explosive([0.5, 4.0])
-    found = solve_batch(batch, "joint")
-    assert list(found.status) == [-1, -1] and found.y.shape == (2, 1, 2) and np.isnan(found.y[0, 0, 1])
-    with pytest.raises(IntegrationError, match="the forward solve failed"):
-        gradient_batch(batch, step_control="joint")
 
 
 # --- what is refused ------------------------------------------------------------------------------

@@ -118,6 +118,13 @@ def test_online_takes_no_step_more_often_than_the_optimum(slots):
         assert recomputed_steps(steps, slots) <= taken.sum() <= 1.31 * recomputed_steps(steps, slots)
 
 
+def test_online_is_optimal_up_to_one_step_while_two_repetitions_suffice():
+    """For N <= C(c + 2, 2). No rule takes fewer than t(N, c) steps again, so another one could save one."""
+    excess = [dry_run(steps, ONLINE, slots, [0])[0].sum() - recomputed_steps(steps, slots)
+              for slots in range(1, 11) for steps in range(1, math.comb(slots + 2, 2) + 1)]
+    assert min(excess) == 0 and max(excess) == 1
+
+
 def test_uniform_records_every_step_once():
     for steps in range(2, 200):
         taken, held = dry_run(steps, *uniform_plan(None, steps))

@@ -13,10 +13,10 @@ import cases
 import gradients
 import refnode
 from gradients import blocks, flat, inputs
+from hessians import (
+    EXACT, NEAR, PROBLEMS, SYMMETRY, TERMINAL, TIGHT, every_way, hessian, mlp_problem, product, symmetry_error)
 from refnode import losses
-from refnode.errors import IntegrationError, InvalidInputError, MissingDerivativeError
 from refnode.fields.field import VectorField
-from refnode.fields.neural import mlp_field
 from refnode.gradcheck import finite_difference_jvp
 from refnode.host_device import python_form
 from refnode.problems.catalogue import CATALOGUE
@@ -24,80 +24,11 @@ from refnode.problems.problem import Problem
 from refnode.sensitivity import second_order
 from refnode.sensitivity.discrete_adjoint import SLICE, StoredSteps, discrete_adjoint
 from refnode.sensitivity.second_order import SECOND_ORDER, gauss_newton, hvp
-from refnode.solve import run
 from refnode.solve.initial_value import flow_tolerances, solve
 from refnode.solve.integrate import integrate_field
 from refnode.solve.options import SolveOptions
 from refnode.solve.run import Trajectory
 
-SYMMETRY = 1e-12           # of the sum of the magnitudes of both sides' terms
-EXACT = 1e-12              # of the largest entry: complex steps of the same program
-TIGHT = {"method": "dop853", "rtol": 1e-12, "atol": 1e-14}
-NEAR = 1e-9                # 1e3 times rtol, as for gradients
-every_way = pytest.mark.parametrize("sensitivity", SECOND_ORDER)
-
-
-def product(problem, x_tan, sensitivity="forward_over_adjoint", door=hvp, **options):
-    """H x_tan as a vector, for a tangent of all inputs."""
-    y0_tan, theta_tan, (t0_tan, t1_tan), ts_tan = (x_tan[block] for block in blocks(problem))
-    moved = {} if problem.ts_is_t1 else {"ts_tan": ts_tan}
-    way = {"sensitivity": sensitivity} if door is hvp else {}
-    return flat(door(problem, y0_tan, theta_tan, t0_tan, t1_tan, **moved, **way, **options))
-
-
-def hessian(problem, **options):
-    """The whole Hessian, a product a column."""
-    return np.array([product(problem, e, **options) for e in np.eye(inputs(problem).size)]).T
-
-
-def symmetry_error(problem, seed=0, only=slice(None), **options):
-    """|u H v - v H u| over the sum of magnitudes, for random u, v in units of the inputs' sizes."""
-    directions = np.random.default_rng(seed).standard_normal((2, inputs(problem).size)) * gradients.sizes(problem)
-    kept = np.zeros(inputs(problem).size)
-    kept[only] = 1.0
-    u, v = directions * kept
-    sides = u * product(problem, v, **options), v * product(problem, u, **options)
-    return abs(sides[0].sum() - sides[1].sum()) / sum(np.abs(side).sum() for side in sides)
-
-
-class ComplexTerminal(losses.Terminal):
-    """A terminal loss whose cotangent may be complex, for complex steps."""
-
-    def vjp(self, ys, y1):
-        return np.zeros_like(ys), self.phi_grad(y1)
-
-
-COST = losses.running_cost(cases.effort, cases.effort_jvp, cases.effort_vjp, cases.effort_hvp)
-TERMINAL = ComplexTerminal(lambda y: y[0] ** 2 * y[1], lambda y: np.array([2 * y[0] * y[1], y[0] ** 2]),
-                           lambda y, v: np.array([2 * (v[0] * y[1] + y[0] * v[1]), 2 * y[0] * v[0]]))
-
-
-def everything_problem():
-    """Running cost, terminal loss, observations; plain Python throughout, since the cost is."""
-    problem = CATALOGUE["lotka_volterra"]()
-    return problem.replace(field=gradients.python_field(problem.field), t0=0.125, t1=1.5, ts=[0.125, 0.3, 0.7],
-                           loss=losses.sum_of_squares() + TERMINAL + COST)
-
-
-def terminal_problem():
-    """Observations at t0, twice at one time, inside steps; a terminal loss beyond the last of them."""
-    return CATALOGUE["forced_oscillator"]().replace(
-        ts=[0.25, 0.8, 0.8, 1.125, 2.0], t1=2.25, loss=losses.sum_of_squares(np.ones((2, 5))) + TERMINAL)
-
-
-def moving_end_problem():
-    return CATALOGUE["cosine_relaxation"]().replace(ts=None, loss=losses.sum_of_squares([[0.25]]))
-
-
-def mlp_problem(activation="tanh"):
-    field = mlp_field((2, 4, 3, 2), activation, batch=2, time_input=True)
-    rng = np.random.default_rng(3)
-    return Problem(field, rng.standard_normal(4), 0.6 * rng.standard_normal(field.p), (0.25, 1.5), ts=[0.5, 0.9, 1.5],
-                   loss=losses.mean_of_squares(rng.standard_normal((4, 3))))
-
-
-PROBLEMS = {"terminal": terminal_problem, "moving_end": moving_end_problem, "everything": everything_problem,
-            "mlp": mlp_problem, "lotka_volterra": CATALOGUE["lotka_volterra"], "kepler": CATALOGUE["kepler"]}
 
 
 # --- symmetry -------------------------------------------------------------------------------------
@@ -398,114 +329,3 @@ def test_a_forgotten_time_is_caught(name, monkeypatch):
     monkeypatch.setattr(second_order, name, wrong)
     problem, expected = closed_form("A16")
     assert np.max(np.abs(hessian(problem) - expected)) > 1e-2 * np.max(np.abs(expected))
-
-
-# --- one body, several ways to run it -------------------------------------------------------------
-
-@every_way
-def test_plain_python_fields_give_the_same_product(sensitivity):
-    problem = terminal_problem()
-    plain = problem.replace(field=gradients.python_field(problem.field))
-    x_tan = np.random.default_rng(7).standard_normal(inputs(problem).size)
-    compiled, python = (product(each, x_tan, sensitivity, n_steps=9) for each in (problem, plain))
-    assert np.max(np.abs(compiled - python)) <= 1e-13 * np.max(np.abs(compiled))
-
-
-@pytest.mark.slow
-@every_way
-def test_specialized_drivers_give_the_same_product(sensitivity):
-    problem = terminal_problem()
-    x_tan = np.random.default_rng(7).standard_normal(inputs(problem).size)
-    general, special = (product(problem, x_tan, sensitivity, n_steps=9, specialize=flag) for flag in (False, True))
-    assert np.max(np.abs(general - special)) <= 1e-13 * np.max(np.abs(general))
-
-
-@every_way
-def test_slices_of_one_step_give_the_same_bits(sensitivity, monkeypatch):
-    problem = mlp_problem()
-    direction = {"theta_tan": np.ones(problem.theta.size), "sensitivity": sensitivity}
-    long = flat(hvp(problem, **direction))
-    monkeypatch.setattr(run, "next_slice", lambda steps, elapsed: 1)
-    problem.field.pace.clear()
-    np.testing.assert_array_equal(flat(hvp(problem, **direction)), long)
-
-
-@every_way
-def test_products_scale_exactly(sensitivity):
-    """A direction or a loss times 2^20 gives 2^20 times the product, to the bit."""
-    problem = CATALOGUE["pendulum"]()
-    one = flat(hvp(problem, y0_tan=[1.0, -0.5], theta_tan=[0.25, 1.0], sensitivity=sensitivity))
-    longer = flat(hvp(problem, y0_tan=2.0 ** 20 * np.array([1.0, -0.5]), theta_tan=2.0 ** 20 * np.array([0.25, 1.0]),
-                      sensitivity=sensitivity))
-    np.testing.assert_array_equal(longer, 2.0 ** 20 * one)
-
-
-@every_way
-@pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_backwards_in_time_and_no_steps_at_all(sensitivity, sign):
-    problem = CATALOGUE["pendulum"]().replace(t0=0.0, t1=sign, ts=[0.0, 0.3 * sign, sign])
-    bound = SYMMETRY if sensitivity == "forward_over_adjoint" else 1e-8
-    options = {"sensitivity": sensitivity, "rtol": 1e-10, "atol": 1e-12}
-    problem = problem.replace(loss=losses.sum_of_squares(np.ones((2, 3))))
-    assert symmetry_error(problem, **options) <= bound
-    still = problem.replace(t1=0.0, ts=[0.0, 0.0, 0.0])
-    result = hvp(still, y0_tan=[1.0, 2.0], sensitivity=sensitivity)
-    np.testing.assert_allclose(result.y0, [6.0, 12.0], rtol=1e-15)
-
-
-# --- bad input ------------------------------------------------------------------------------------
-
-def test_missing_derivatives():
-    problem = CATALOGUE["pendulum"]()
-    bare = VectorField(problem.field.f, problem.field.jvp, problem.field.vjp, name="bare", n=2, p=2)
-    with pytest.raises(MissingDerivativeError, match=r"'bare' has no hvp.*VectorField\.from_expressions"):
-        hvp(problem.replace(field=bare), y0_tan=[1.0, 0.0])
-    cost = losses.running_cost(cases.effort, cases.effort_jvp, cases.effort_vjp)
-    plain = gradients.python_field(problem.field)
-    with pytest.raises(MissingDerivativeError, match="g_hvp"):
-        hvp(problem.replace(field=plain, loss=cost), y0_tan=[1.0, 0.0])
-    with pytest.raises(MissingDerivativeError, match="Scaled has no hvp"):
-        hvp(problem.replace(loss=gradients.Scaled(problem.loss, 2.0)), y0_tan=[1.0, 0.0])
-    with pytest.raises(MissingDerivativeError, match="phi_hvp"):
-        hvp(problem.replace(loss=losses.terminal(np.sum, np.ones_like)), y0_tan=[1.0, 0.0])
-
-
-@pytest.mark.parametrize("arguments, message", [
-    ({"sensitivity": "discrete"}, r"sensitivity must be one of \['forward_over_adjoint', 'adjoint_over_adjoint'\]"),
-    ({"y0_tan": [1.0]}, r"y0_tan must have shape \(2,\), found \(1,\)"),
-    ({"theta_tan": [np.nan, 0.0]}, "theta_tan must be finite"),
-    ({"t1_tan": np.inf}, "t1_tan must be finite"),
-    ({"ts_tan": [1.0]}, r"ts_tan must have shape \(4,\)"),
-    ({"adjoint_rtol": 1e-3}, "adjoint_rtol is not an option of 'forward_over_adjoint'"),
-    ({"events": []}, "events are not implemented"),
-])
-def test_wrong_arguments(arguments, message):
-    with pytest.raises(InvalidInputError, match=message):
-        hvp(CATALOGUE["pendulum"](), **arguments)
-
-
-@every_way
-def test_failed_solves_and_wrong_functions_are_reported(sensitivity):
-    with pytest.raises(IntegrationError, match="max_steps"):
-        hvp(CATALOGUE["pendulum"](), y0_tan=[1.0, 0.0], sensitivity=sensitivity, max_steps=3)
-    plain = gradients.python_field(CATALOGUE["pendulum"]().field)
-    wrong = VectorField(lambda t, y, theta: y[:1], plain.jvp, plain.vjp, plain.hvp)
-    with pytest.raises(InvalidInputError, match=r"fun returned shape \(1,\), expected \(2,\)"):
-        hvp(CATALOGUE["pendulum"]().replace(field=wrong), y0_tan=[1.0, 0.0], sensitivity=sensitivity)
-
-
-def test_what_else_is_refused():
-    problem = CATALOGUE["pendulum"]()
-    for door in (hvp, gauss_newton):
-        with pytest.raises(InvalidInputError, match="needs a problem with a loss"):
-            door(problem.replace(loss=None))
-        with pytest.raises(InvalidInputError, match="observes t1 itself"):
-            door(moving_end_problem(), ts_tan=[1.0])
-    with pytest.raises(InvalidInputError, match="running cost is an integral"):
-        gauss_newton(everything_problem())
-
-
-@pytest.mark.parametrize("door", [hvp, gauss_newton])
-def test_reversible_methods_are_refused(door):
-    with pytest.raises(InvalidInputError, match="needs an explicit Runge-Kutta method.*found 'alf'"):
-        door(CATALOGUE["lotka_volterra"](), theta_tan=np.ones(4), method="alf", n_steps=8)

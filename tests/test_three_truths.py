@@ -1,12 +1,11 @@
 """One equation, three gradients: far apart at a loose tolerance, one number at a tight one; each confirmed as what it claims."""
-
 import numpy as np
 import pytest
 
-import adaptive
 import gradients
 from gradients import H, inputs, slope
 from refnode import losses
+from refnode.evidence.adaptive_program import AdaptiveProgram
 from refnode.fields.field import VectorField
 from refnode.problems.problem import Problem
 from refnode.sensitivity.gradient import gradient
@@ -83,7 +82,7 @@ def test_each_is_what_it_claims():
     """At that tolerance: complex steps through the adaptive program, differences of the solver, the replay of its steps."""
     problem, options = contracting(), {"rtol": 1e-2, "atol": 1e-2}
     found = by_truth(problem, **options)
-    assert found["through"] == pytest.approx(complex_step(adaptive.Program(problem, **options)), rel=1e-10)
+    assert found["through"] == pytest.approx(complex_step(AdaptiveProgram(problem, **options)), rel=1e-10)
     eps = 1e-6
     ends = [solve(problem.replace(y0=[1.0 + sign * eps]), **options).y1[0] for sign in (1, -1)]
     assert found["through"] == pytest.approx((ends[0] - ends[1]) / (2.0 * eps), rel=1e-6)
@@ -117,7 +116,7 @@ def test_through_does_not_converge_over_kinks():
 def test_through_over_kinks_is_the_derivative_of_the_program():
     """Amplified by 120, and by as much again in each size on the way: the confirmation loses digits too."""
     problem, options = polygon(), {"rtol": 1e-4, "atol": 1e-4}
-    expected = complex_step(adaptive.Program(problem, **options))
+    expected = complex_step(AdaptiveProgram(problem, **options))
     assert by_truth(problem, **options)["through"] == pytest.approx(expected, rel=1e-6)
 
 

@@ -8,18 +8,20 @@ import pytest
 import refnode
 from refnode import beforehand, validate
 from refnode.errors import InvalidInputError
-from refnode.evidence import mutants
+from refnode.evidence import gradient_claims, hessian_claims, mutants, reversible_claims, stepper_claims, through_claims
 from refnode.evidence.amplification import Amplification, Units
 from refnode.evidence.field_claims import rows_of_field
 from refnode.evidence.references import Flow, closed_form_reference, scipy_reference
-from refnode.evidence.row import EPS, Comparison, flat, input_names, input_vector, single, split_inputs, verdict_of
+from refnode.evidence.row import EPS, Comparison, Row, flat, input_names, input_vector, single, split_inputs, verdict_of
 from refnode.evidence.hessian_claims import hessian_rows
 from refnode.evidence.stepper_claims import order_row
-from refnode.evidence.subjects import Subject, closed_forms, fields, problems
+from refnode.evidence.subjects import Subject, closed_forms, fields, methods, problems
 from refnode.fields import classical
 from refnode.fields.field import VectorField
 from refnode.host_device import Driver
+from refnode.sensitivity.gradient import PULLS, REVERSIBLE_PULLS
 from refnode.sensitivity.recipes import RECIPES
+from refnode.steppers.schemes import REVERSIBLE
 from refnode.steppers.tableaus import TABLEAUS
 
 SMALL = {"fields_wanted": "cosine_relaxation", "methods_wanted": "dopri5"}
@@ -38,6 +40,27 @@ def test_everything_registered_is_planned():
     assert {("recipes", name) for name in problems()} <= plan
     assert {("checkers", name) for name in mutants.MISTAKES} <= plan
     assert validate.select().recipes == tuple(RECIPES)
+
+
+def test_every_recipe_has_a_row_for_every_method_it_takes(monkeypatch):
+    """The plan alone: nothing is computed."""
+    rooms = [stepper_claims, gradient_claims, reversible_claims, through_claims, hessian_claims]
+    for room in rooms:
+        monkeypatch.setattr(room, "attempt", lambda group, subject, evidence, truth, make, **labels: Row(
+            group, subject, evidence, truth, "PASS", **labels))
+    selection = validate.select("van_der_pol")
+    rows = [row for group, name, make in validate.tasks(selection) if group not in ("fields", "checkers") for row in make()]
+    found = {(row.recipe, row.method) for row in rows}
+    assert set(TABLEAUS) | set(REVERSIBLE) < set(methods())
+    for method in methods():
+        has_inverse = method not in TABLEAUS
+        able = REVERSIBLE_PULLS if has_inverse else PULLS
+        for name, recipe in RECIPES.items():
+            if (recipe.equation, recipe.reversal) in able:
+                assert (name, method) in found, (name, method)
+    second = {(row.evidence.split(" ")[0], row.method) for row in rows if row.group == "second"}
+    assert second == {(start, method) for start in ("H", "<u,") for method in TABLEAUS}
+    assert {row.method for row in hessian_rows("riccati", 0, methods()) if row.truth == "exact"} == set(TABLEAUS)
 
 
 def test_a_field_registered_later_is_planned(monkeypatch):
@@ -134,7 +157,7 @@ def test_a_wrong_hvp_of_a_registered_field_fails(monkeypatch):
     put(monkeypatch, "cosine_relaxation", VectorField(
         right.f.py_func, right.jvp.py_func, right.vjp.py_func, hvp, name="cosine_relaxation", n=1, p=1))
     of_problem, of_field = hessian_rows("cosine_relaxation", 0), rows_of_field("", fields()["cosine_relaxation"], 0)
-    assert [row.evidence for row in of_problem if row.verdict == "FAIL"][:1] == ["H v = finite differences of gradient"]
+    assert [row.evidence for row in of_problem if row.verdict == "FAIL"][:1] == ["H v = finite differences of gradient, dopri5"]
     assert "hvp = finite differences of vjp" in [row.evidence for row in of_field if row.verdict == "FAIL"]
 
 
@@ -239,7 +262,6 @@ def test_an_order_that_is_too_low_fails_and_a_higher_one_does_not():
 
 def test_an_absolute_tolerance_that_knows_the_scale_of_the_loss_fails(monkeypatch):
     """As if the adjoint's absolute tolerance counted in units of its own: 2^-30 L is then lost in it."""
-    from refnode.evidence import gradient_claims
     from refnode.sensitivity import continuous_adjoint
     case = gradient_claims.Case("forced_oscillator", 0)
     (right,) = gradient_claims.scaling_rows(case, ["interpolating"], ["dopri5"])

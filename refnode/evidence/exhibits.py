@@ -71,19 +71,25 @@ def work_precision(recipes, seed):
 
 
 def evaluations(gradient, problem):
-    """Evaluations of f, and of its jvp or vjp, that a gradient by the method dopri5 took."""
-    stats, stages = gradient.stats, TABLEAUS["dopri5"].s
+    """Evaluations of f, of its jvp and of its vjp that a gradient by dopri5 took, one each."""
+    stats, recipe, stages = gradient.stats, RECIPES[gradient.sensitivity], TABLEAUS["dopri5"].s
+    attempts = stats["n_steps"] + stats["n_rejected"]
     directions = problem.y0.size + problem.theta.size
-    reverse = stats.get("nfev_reverse", 0)
-    if RECIPES[gradient.sensitivity].equation == "transpose":
-        reverse = stages * stats["n_steps_reverse"] + stats.get("nfev_recomputed", 0)
-    if gradient.sensitivity == "through":
-        reverse = stages * stats["n_steps"]
-    if gradient.sensitivity == "discrete_forward":
-        reverse = stages * stats["n_steps"] * directions
-    if gradient.sensitivity == "forward":
-        reverse = stats["nfev"] * directions
-    return stats["nfev"] + reverse
+    if recipe.equation == "variational":
+        return stats["nfev"] + stats["njvp"]
+    if recipe.equation == "tangent":
+        return stats["nfev"] + stages * stats["n_steps"] * directions
+    if recipe.equation == "through tangent":
+        listed, pushed = stats["n_rejected"], attempts + stats["n_rejected"]      # a rejected step takes f and jvp
+        return stats["nfev"] + stages * (listed + pushed * (directions + 2 + problem.ts.size))
+    if recipe.equation == "through transpose":
+        return stats["nfev"] + stages * (attempts + 2 * stats["n_rejected"])      # rejected steps: listed, taken, pulled
+    if recipe.reversal == "inverted":
+        return stats["nfev"] + 2 * stats["nfev_reverse"]                          # f to undo a step, vjp to pull it
+    if recipe.equation == "transpose":
+        return stats["nfev"] + stages * stats["n_steps_reverse"] + stats.get("nfev_recomputed", 0)
+    solved_back = 2 if recipe.reversal.startswith("backsolved") else 1            # f beside vjp
+    return stats["nfev"] + solved_back * stats["nfev_reverse"] + stats.get("nfev_quadrature", 0)
 
 
 def adjoint_beside_state(seed=0):
@@ -113,10 +119,10 @@ def _remaining_gradient(problem, t, y, ts, ys_bar, options):
 
 
 def orders(methods):
-    """method -> (h, errors of y(t1)) on the Riccati problems, and its order."""
+    """Explicit Runge-Kutta method -> (h, errors of y(t1)) on the Riccati problems, and its order."""
     problem = order_problems()[0]
     curves = {}
-    for method in methods:
+    for method in (method for method in methods if method in TABLEAUS):
         counts, errors = errors_over_steps(state_error(method))
         curves[method] = (abs(problem.t1 - problem.t0) / counts, errors, TABLEAUS[method].order)
     return curves

@@ -12,7 +12,8 @@ from refnode.evidence.reversible_claims import needs_inverse, undone_rows
 from refnode.evidence.row import (
     EPS, Comparison, Row, attempt, block_scale, flat, input_names, input_vector, single, split_inputs)
 from refnode.evidence.stepper_claims import FrozenSteps, pushed
-from refnode.evidence.subjects import COLUMNS, closed_forms, problems
+from refnode.evidence.subjects import COLUMNS, closed_forms, method_named, problems
+from refnode.evidence.through_claims import through_dual, through_rows
 from refnode.gradcheck import check_gradient, taylor_test
 from refnode.sensitivity.recipes import RECIPES
 from refnode.steppers.tableaus import TABLEAUS
@@ -20,8 +21,6 @@ from refnode.steppers.tableaus import TABLEAUS
 RTOL = 1e-9                   # at which healthy and broken gradients are farthest apart
 TOLERANCES = (RTOL, 1e-11, 1e-12)     # the next where the bound of the one before is too wide to prove anything
 ROUNDINGS = 100              # of a step, at most: ten a slope
-ESTIMATES_LOSE = 1e5         # a rounding error grows in a small difference of slopes
-LOST = "1e5 eps: rounding behind an error estimate of 1e-5 of its terms"
 FROZEN_RTOL = 1e-4            # of the adaptive solve whose steps are frozen: few, of varied length
 MAIN_METHOD = "dopri5"
 OTHER_METHODS_PROBLEM = "van_der_pol"
@@ -90,15 +89,21 @@ def problem_rows(name, recipes, methods, seed):
     """Evidence on one problem, by every recipe and adaptive method asked for."""
     case = Case(name, seed)
     undone, recipes = undone_rows(case, recipes), [name for name in recipes if not needs_inverse(name)]
-    return undone + (state_rows(case, methods) + recipe_rows(case, recipes, methods)
-            + frozen_recipe_rows(case, recipes, methods) + through_rows(case, recipes, methods)
-            + scaling_rows(case, recipes, methods)
-            + loss_rows(case) + duality_rows(case, recipes, methods))
+    return (undone + state_rows(case, methods) + recipe_rows(case, recipes, methods)
+            + frozen_recipe_rows(case, recipes, methods) + through_rows(case, recipes, methods_for(case, methods, True))
+            + scaling_rows(case, recipes, methods) + loss_rows(case) + duality_rows(case, recipes, methods))
+
+
+def methods_for(case, methods, given_steps=False):
+    """For one problem all methods that choose their steps, and if asked those that cannot; the main one for the others."""
+    if case.name != OTHER_METHODS_PROBLEM:
+        return adaptive(methods)[:1]
+    return adaptive(methods) + [name for name in methods if given_steps and name in TABLEAUS and not TABLEAUS[name].adaptive]
 
 
 def adaptive(methods):
     """The main method if it is asked for, and the others that choose their steps."""
-    able = [name for name in methods if TABLEAUS[name].adaptive]
+    able = [name for name in methods if method_named(name).adaptive]
     return sorted(able, key=lambda name: name != MAIN_METHOD)
 
 
@@ -138,12 +143,9 @@ def _state_row(case, method, **head):
 
 def recipe_rows(case, recipes, methods):
     """All recipes but those through the step control, whose distance from the exact gradient no amplification bounds."""
-    methods = adaptive(methods)
-    if case.name != OTHER_METHODS_PROBLEM:
-        methods = methods[:1]
     return [attempt("recipes", case.name, f"{recipe} = exact gradient, {method}", "exact",
                     functools.partial(recipe_row, case), field=case.name, method=method, recipe=recipe)
-            for method in methods for recipe in recipes if RECIPES[recipe].truth != "through"]
+            for method in methods_for(case, methods) for recipe in recipes if RECIPES[recipe].truth != "through"]
 
 
 def recipe_row(case, recipe, method, **head):
@@ -175,22 +177,6 @@ def frozen_recipe_rows(case, recipes, methods):
     return [attempt("recipes", case.name, f"{recipe} = complex step of the steps, {method}", "frozen",
                     steps.gradient_row, field=case.name, method=method, recipe=recipe)
             for recipe in frozen]
-
-
-def through_rows(case, recipes, methods):
-    """The two recipes through the step control against each other; the tests hold them to complex steps."""
-    method = (adaptive(methods) or [None])[0]
-    pair = [recipe for recipe in RECIPES if RECIPES[recipe].truth == "through"]
-    return [attempt("recipes", case.name, f"{recipe} = {other}, {method}", "through",
-                    functools.partial(_through_row, case, other), field=case.name, method=method, recipe=recipe)
-            for recipe, other in (pair, pair[::-1]) if method is not None and recipe in recipes]
-
-
-def _through_row(case, other, recipe, method, **head):
-    found, reference = (flat(case.gradient(name, method, FROZEN_RTOL)) for name in (recipe, other))
-    scale = block_scale(case.problem, reference)
-    return Comparison(case.names, found, reference, ESTIMATES_LOSE * EPS * scale, 0.0, scale).row(
-        reason=LOST, recipe=recipe, method=method, **head)
 
 
 # --- a scaled loss ---------------------------------------------------------------------------------
@@ -372,17 +358,4 @@ def _exact_dual(case, forward, method, recipe, **head):
         reason=AMPLIFIED, recipe=recipe, **head)
 
 
-def _through_dual(case, forward, method, recipe, **head):
-    """To rounding, of which error estimates, sums that cancel, lose some digits more."""
-    problem, options = case.problem.replace(loss=None), case.options(method, FROZEN_RTOL)
-    solution = refnode.solve(problem, **options)
-    ys_bar, _ = case.problem.loss.vjp(solution.y, solution.y1)
-    tangent = np.random.default_rng([case.seed, 3]).standard_normal(len(case.names)) * np.abs(input_vector(problem))
-    forward_side = np.sum(ys_bar * pushed(problem, tangent, forward, options))
-    pulled = flat(refnode.vjp(problem, ys_bar, sensitivity=recipe, **options))
-    scale = np.abs(pulled) @ np.abs(tangent)
-    return single(pulled @ tangent, forward_side, ESTIMATES_LOSE * EPS * scale, "<w, S v>", scale=scale).row(
-        reason=LOST, recipe=recipe, method=method, **head)
-
-
-DUALS = {"frozen": _frozen_dual, "exact": _exact_dual, "through": _through_dual}
+DUALS = {"frozen": _frozen_dual, "exact": _exact_dual, "through": through_dual}

@@ -12,6 +12,7 @@ from refnode.evidence.gradient_claims import (
 from refnode.evidence.row import Comparison, Row, attempt, block_scale, flat, input_names, input_vector
 from refnode.evidence.stepper_claims import FrozenSteps, order_row, state_error
 from refnode.evidence.subjects import fields
+from refnode.evidence.through_claims import compared_with_program, program_of
 from refnode.fields.field import VectorField
 from refnode.gradcheck import check_gradient
 from refnode.steppers.tableaus import TABLEAUS
@@ -203,6 +204,15 @@ def last_bits(seed):
     return [comparison.row("checkers", "forced_oscillator", "complex step of the steps", "frozen", steps.reason)]
 
 
+def steps_held(seed):
+    """The gradient of the steps taken, passed off as that of the program which chooses them."""
+    case = Case("van_der_pol", seed)
+    program, options = program_of(case, "dopri5")
+    gradient = flat(refnode.gradient(case.problem, "discrete", **options))
+    return [compared_with_program(case, program, gradient, group="checkers", subject=case.name,
+                                  evidence="complex step of the program", truth="through")]
+
+
 def doubled_for_differences(seed):
     """Half a gradient, as of a mean taken for a sum, against finite differences."""
     case = _case(seed)
@@ -260,6 +270,7 @@ MISTAKES = {
     "gradient: sign of dL/dt0": _wrong_gradient(_flipped_initial_time),
     "gradient: parameters permuted": _wrong_gradient(_permuted_parameters),
     "gradient: 1e-11 of frozen steps": last_bits,
+    "gradient: step control held": steps_held,
     "gradient: half, by differences": doubled_for_differences,
     "gradient: 1e-2 of one component": off_for_taylor,
     "stepper: order claimed too high": order_claimed_too_high,

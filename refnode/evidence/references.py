@@ -53,7 +53,7 @@ class Flow:
 
 
 def columns_form(field):
-    """``f(t, y (n, M), theta (p, M)) -> (n, M)`` of a field, in plain Python, for complex numbers."""
+    """``f(t, y (n, M), theta (p, M)) -> (n, M)`` of a field, in plain Python, for complex numbers; t is one or M."""
     form = field.complex_form()
     body = getattr(form, "py_func", form)
 
@@ -63,10 +63,10 @@ def columns_form(field):
         return dy
 
     def one_by_one(t, y, theta):
-        dy = np.empty_like(y)
+        dy, t = np.empty_like(y), np.broadcast_to(t, y.shape[1:])
         for j in range(y.shape[1]):
             column = np.empty(y.shape[0], dtype=complex)
-            body(t, np.ascontiguousarray(y[:, j]), np.ascontiguousarray(theta[:, j]),
+            body(t[j], np.ascontiguousarray(y[:, j]), np.ascontiguousarray(theta[:, j]),
                  field.new_tape(1, complex)[0], column)
             dy[:, j] = column
         return dy
@@ -136,19 +136,22 @@ class Reference:
 
 def closed_form_reference(problem, solution):
     """Complex steps through the closed form of y(t; y0, theta, t0)."""
-    def states(x):
-        at = split_inputs(problem, x)
-        times = [at["t1"]] if problem.ts_is_t1 else at["ts"]
-        ys = np.array([solution(at["y0"], at["theta"], at["t0"], t) for t in times]).T
-        return ys, solution(at["y0"], at["theta"], at["t0"], at["t1"])
-
-    def loss(x):
-        return problem.loss.value(*states(x))
-
     x = input_vector(problem)
-    gradient, ys = complex_gradient(loss, x), np.real(states(x)[0])
+    gradient, ys = closed_form_gradient(problem, solution, x), np.real(_closed_form_states(problem, solution, x)[0])
     return Reference(gradient, 1e3 * EPS * block_scale(problem, gradient), ys, 1e-14 * (1.0 + np.abs(ys)),
                      "closed form, complex step")
+
+
+def closed_form_gradient(problem, solution, x):
+    """The gradient of the loss at inputs x, in whatever order their times lie."""
+    return complex_gradient(lambda z: problem.loss.value(*_closed_form_states(problem, solution, z)), x)
+
+
+def _closed_form_states(problem, solution, x):
+    at = split_inputs(problem, x)
+    times = [at["t1"]] if problem.ts_is_t1 else at["ts"]
+    ys = np.array([solution(at["y0"], at["theta"], at["t0"], t) for t in times]).T
+    return ys, solution(at["y0"], at["theta"], at["t0"], at["t1"])
 
 
 def scipy_reference(flow):

@@ -12,6 +12,8 @@ ROUNDINGS = 10        # in units of drift
 METHOD = "mccallum_foster(rk4)"
 UNSTABLE = ("alf", "reversible_heun")          # with given steps: where no parasitic root can grow far
 CALM = ("linear", "forced_oscillator", "pendulum", "mlp")
+SYMPLECTIC = ("leapfrog", "semi_implicit_euler")
+SEPARABLE = ("kepler",)
 
 
 def needs_inverse(recipe):
@@ -21,7 +23,7 @@ def needs_inverse(recipe):
 
 def undone_rows(case, recipes):
     """One row a method for every recipe that undoes steps."""
-    methods = (METHOD, *(UNSTABLE if case.name in CALM else ()))
+    methods = (METHOD, *(UNSTABLE if case.name in CALM else ()), *(SYMPLECTIC if case.name in SEPARABLE else ()))
     return [attempt("recipes", case.name, f"{recipe} = transpose of stored states, {method}", "frozen",
                     functools.partial(_undone_row, case), field=case.name, method=method, recipe=recipe)
             for recipe in recipes if needs_inverse(recipe) for method in methods]

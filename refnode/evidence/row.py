@@ -30,8 +30,9 @@ class Row:
         A key of `GROUPS`.
     subject, evidence : str
         What is checked, and by what.
-    truth : "exact", "frozen" or "formula"
-        The derivative of the exact solution; of the steps taken, held fixed; or of a formula alone.
+    truth : "exact", "frozen", "through" or "formula"
+        The derivative of the exact solution; of the steps taken, held fixed; of the program that chooses them; or of
+        a formula alone.
     verdict : str
         One of `VERDICTS`.
     error, bound : float

@@ -1,5 +1,6 @@
 """What `refnode validate` validates: every registered field, and the problems on which gradients are judged."""
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from refnode.fields.reference_fields import SMOOTH
 from refnode.layers.parameters import initial_parameters
 from refnode.problems import catalogue
 from refnode.problems.problem import Problem
+from refnode.steppers.schemes import REVERSIBLE, reversible_method
+from refnode.steppers.tableaus import TABLEAUS
 
 MLP_WIDTHS = (2, 4, 2)
 
@@ -20,10 +23,16 @@ MLP_WIDTHS = (2, 4, 2)
 
 def riccati_solution(y0, theta, t0, t1):
     """y(t1) = e^{sin t1} / (e^{sin t0}/y0 - c I), I = integral of e^{sin s} over [t0, t1], by Gauss's rule."""
-    nodes, weights = np.polynomial.legendre.leggauss(40)
+    nodes, weights = gauss_rule()
     middle, half = (t0 + t1) / 2.0, (t1 - t0) / 2.0
     integral = half * np.sum(weights * np.exp(np.sin(middle + half * nodes)))
     return np.exp(np.sin(t1)) / (np.exp(np.sin(t0)) / np.asarray(y0) - theta[0] * integral)
+
+
+@functools.lru_cache(maxsize=1)
+def gauss_rule():
+    """Nodes and weights on [-1, 1], exact to rounding for the integral above."""
+    return np.polynomial.legendre.leggauss(40)
 
 
 def riccati_problem():
@@ -90,6 +99,14 @@ def backwards_problem():
                    loss=losses.sum_of_squares([[0.25], [-0.5]]))
 
 
+def undamped_problem():
+    """q'' = -k q + a cos(w t + phi): separable, as kicks and drifts ask, and f depends on t."""
+    problem = catalogue.forced_oscillator_problem()
+    theta = problem.theta.copy()
+    theta[1] = 0.0
+    return problem.replace(theta=theta)
+
+
 # --- the lists -------------------------------------------------------------------------------------
 
 def problems():
@@ -98,9 +115,24 @@ def problems():
             "lotka_volterra/running_cost": running_cost_problem, "pendulum/backwards": backwards_problem}
 
 
+def separable_problems():
+    """Name -> function that makes a problem for the methods of kicks and drifts."""
+    return {"forced_oscillator/undamped": undamped_problem}
+
+
 def closed_forms():
     """Problem name -> solution(y0, theta, t0, t), valid for complex arguments."""
     return {**catalogue.CLOSED_FORMS, "riccati": riccati_solution}
+
+
+def methods():
+    """Names of all methods: explicit Runge-Kutta, and those with an inverse step."""
+    return [*TABLEAUS, *REVERSIBLE, "mccallum_foster(rk4)"]
+
+
+def method_named(name):
+    """The `ButcherTableau` or `ReversibleMethod` of that name."""
+    return reversible_method(name) or TABLEAUS[name]
 
 
 @dataclasses.dataclass(frozen=True)

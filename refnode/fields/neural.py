@@ -112,21 +112,28 @@ def layer_entry(tape, layer, column):
 
 
 @host_device
+def layer_place(tape, layer):
+    """Widths of a layer, where its input lies in the tape, and its weights w to b and offsets b to end in theta."""
+    d_in, d_out = layer_entry(tape, layer, D_IN), layer_entry(tape, layer, D_OUT)
+    w = layer_entry(tape, layer, W_AT)
+    b = w + d_in * d_out
+    return d_in, d_out, layer_entry(tape, layer, X_AT), w, b, b + d_out
+
+
+@host_device
 def mlp(t, y, theta, tape, dy):
     """dy = W_L a_{L-1} + b_L, a_l = σ(W_l a_{l-1} + b_l), a_0 = y or (y, t); see `mlp_field`."""
     n_layers, batch, code = int(tape[LAYERS]), int(tape[BATCH]), int(tape[ACTIVATION])
     first = layer_entry(tape, 0, X_AT)
     with_time(t, y, batch, tape[first:first + batch * layer_entry(tape, 0, D_IN)])
     for layer in range(n_layers):
-        d_in, d_out = layer_entry(tape, layer, D_IN), layer_entry(tape, layer, D_OUT)
-        w, x = layer_entry(tape, layer, W_AT), layer_entry(tape, layer, X_AT)
-        b = w + d_in * d_out
+        d_in, d_out, x, w, b, end = layer_place(tape, layer)
         if layer == n_layers - 1:
-            dense_kernel(batch, tape[x:x + batch * d_in], theta[w:b], theta[b:b + d_out], dy)
+            dense_kernel(batch, tape[x:x + batch * d_in], theta[w:b], theta[b:end], dy)
         else:
             a, slope = layer_entry(tape, layer + 1, X_AT), layer_entry(tape, layer, SLOPE_AT)
             z = tape[a:a + batch * d_out]
-            dense_kernel(batch, tape[x:x + batch * d_in], theta[w:b], theta[b:b + d_out], z)
+            dense_kernel(batch, tape[x:x + batch * d_in], theta[w:b], theta[b:end], z)
             activation_kernel(code, z, tape[slope:a])
 
 
@@ -137,9 +144,7 @@ def mlp_jvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_tan):
     here, there = int(tape[BUFFERS_AT]), int(tape[BUFFERS_AT]) + int(tape[BUFFER_SIZE])
     with_time(t_tan, y_tan, batch, tape[here:here + batch * layer_entry(tape, 0, D_IN)])
     for layer in range(n_layers):
-        d_in, d_out = layer_entry(tape, layer, D_IN), layer_entry(tape, layer, D_OUT)
-        w, x = layer_entry(tape, layer, W_AT), layer_entry(tape, layer, X_AT)
-        b, end = w + d_in * d_out, w + d_in * d_out + d_out
+        d_in, d_out, x, w, b, end = layer_place(tape, layer)
         last = layer == n_layers - 1
         z_tan = dy_tan if last else tape[there:there + batch * d_out]
         dense_jvp_kernel(batch, tape[x:x + batch * d_in], theta[w:b], tape[here:here + batch * d_in],
@@ -156,9 +161,7 @@ def mlp_vjp(t, y, theta, tape, dy_bar, t_bar, y_bar, theta_bar):
     n_layers, batch, code = int(tape[LAYERS]), int(tape[BATCH]), int(tape[ACTIVATION])
     here, there = int(tape[BUFFERS_AT]), int(tape[BUFFERS_AT]) + int(tape[BUFFER_SIZE])
     for layer in range(n_layers - 1, -1, -1):
-        d_in, d_out = layer_entry(tape, layer, D_IN), layer_entry(tape, layer, D_OUT)
-        w, x = layer_entry(tape, layer, W_AT), layer_entry(tape, layer, X_AT)
-        b, end = w + d_in * d_out, w + d_in * d_out + d_out
+        d_in, d_out, x, w, b, end = layer_place(tape, layer)
         last = layer == n_layers - 1
         z_bar = dy_bar if last else tape[here:here + batch * d_out]
         if not last:
@@ -185,9 +188,7 @@ def mlp_hvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_bar, dy_bar_tan, t_ba
     here, there = int(tape[BUFFERS_AT]), int(tape[BUFFERS_AT]) + int(tape[BUFFER_SIZE])
     second = 2 * int(tape[BUFFER_SIZE])                         # from a buffer to that of its tangent
     for layer in range(n_layers - 1, -1, -1):
-        d_in, d_out = layer_entry(tape, layer, D_IN), layer_entry(tape, layer, D_OUT)
-        w, x = layer_entry(tape, layer, W_AT), layer_entry(tape, layer, X_AT)
-        b, end = w + d_in * d_out, w + d_in * d_out + d_out
+        d_in, d_out, x, w, b, end = layer_place(tape, layer)
         last = layer == n_layers - 1
         z_bar = dy_bar if last else tape[here:here + batch * d_out]
         z_bar_tan = dy_bar_tan if last else tape[here + second:here + second + batch * d_out]
@@ -223,9 +224,7 @@ def mlp_tangents(t_tan, y_tan, theta, theta_tan, mirror, tape):
     first = mirror + layer_entry(tape, 0, X_AT)
     with_time(t_tan, y_tan, batch, tape[first:first + batch * layer_entry(tape, 0, D_IN)])
     for layer in range(n_layers - 1):
-        d_in, d_out = layer_entry(tape, layer, D_IN), layer_entry(tape, layer, D_OUT)
-        w, x = layer_entry(tape, layer, W_AT), layer_entry(tape, layer, X_AT)
-        b, end = w + d_in * d_out, w + d_in * d_out + d_out
+        d_in, d_out, x, w, b, end = layer_place(tape, layer)
         a, slope = layer_entry(tape, layer + 1, X_AT), layer_entry(tape, layer, SLOPE_AT)
         z_tan = tape[mirror + a:mirror + a + batch * d_out]
         dense_jvp_kernel(batch, tape[x:x + batch * d_in], theta[w:b], tape[mirror + x:mirror + x + batch * d_in],

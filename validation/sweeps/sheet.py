@@ -32,6 +32,28 @@ def positive(text):
     return int(text)
 
 
+def turns(solves, timed, rounds):
+    """name -> processor times over that of a solve in the same round, of which each takes its turn; and the solves' times.
+
+    ``solves`` is name -> function, ``timed`` name -> (a name of ``solves``, function).
+    """
+    for function in (*solves.values(), *(function for _, function in timed.values())):
+        function()                                      # compiled, and all memory touched
+    ratios, seconds = {name: [] for name in timed}, []
+    for _ in range(rounds):
+        for name, (beside, function) in timed.items():
+            seconds.append(spent(solves[beside]))
+            ratios[name].append(spent(function) / seconds[-1])
+    return {name: np.array(found) for name, found in ratios.items()}, seconds
+
+
+def spent(function):
+    """Processor time of a call, of all threads."""
+    started = time.process_time()
+    function()
+    return time.process_time() - started
+
+
 def publish(description, options, head, rows, *notes):
     """Print a Markdown table under the script's claim, and write it to ``--output``."""
     name = pathlib.Path(sys.argv[0]).stem

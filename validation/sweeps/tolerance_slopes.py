@@ -1,10 +1,11 @@
-"""Claim: the error of `forward`, `backsolve` and `interpolating` is proportional to the tolerance.
+"""Claim: the error of every continuous recipe is proportional to the tolerance.
 
 Every recipe and every method with error control, on every problem of the catalogue: the slope of log error against log
 tolerance by least squares, and the largest error over tolerance; atol = rtol / 1000. The reference is a closed
 form, or SciPy's DOP853 on the variational system at 1e-13. The error is the largest effect of a relative error of
 an input's derivative, over the largest effect of all. bosh3 takes hundreds of steps and its constant settles:
-1 +- 0.1. Methods of order 5 and 8 take few steps, whose signed errors cancel or not: 1 +- 0.42.
+1 +- 0.1, but for `backsolve_plain`, whose y drifts on Robertson's problem, and is told. Methods of order 5 and 8
+take few steps, whose signed errors cancel or not: 1 +- 0.42.
 """
 import warnings
 
