@@ -35,6 +35,7 @@ ALLOWED = {
                              "optimisers", "beforehand"},
     # what stands on top of everything, and is imported by nothing below
     "evidence": ANYTHING,
+    "conformance": ANYTHING,
     "methods_table": ANYTHING,
     "plot": ANYTHING,
     "report": ANYTHING,
