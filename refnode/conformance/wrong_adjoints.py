@@ -57,6 +57,8 @@ class _Program:
 
     def pull(self, t, z, w, piece):
         """(df/dy)ᵀ w and (df/dtheta)ᵀ w."""
+        if self.mistake == "time_cast_to_single":
+            t = float(np.float32(t))
         y, v = z[:self.n], w[:self.n]
         y_bar, theta_bar = self.pieces[piece].pull(t, y, self.theta, v)
         if self.mistake == "component_term_dropped":
