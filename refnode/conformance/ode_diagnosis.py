@@ -276,5 +276,13 @@ def _of_times(comparison):
             continue
         how = next((word for factor, word in other.items() if word and
                     (np.abs(yours - factor * right) <= EXPLAINS * np.abs(yours - right)).all()), "is wrong")
-        found.append(finding(key, f"{block.removeprefix('grad_')}: the derivative {how}, while those of y0 and theta are right."))
-    return found
+        text = f"{block.removeprefix('grad_')}: the derivative {how}, while those of y0 and theta are right."
+        found.append(Finding(None, text) if how == "is wrong" else finding(key, text))
+    return found if any(f.key for f in found) else _float32(_present(comparison)) + found
+
+
+def _present(comparison):
+    """The mismatch over all inputs whose derivative there is."""
+    here = np.flatnonzero(~np.isnan(comparison.yours))
+    return Mismatch(comparison.yours[here], comparison.reference.gradient[here], comparison.units[here],
+                    comparison.wrong[here], [comparison.inputs.names[i] for i in here])
