@@ -146,8 +146,7 @@ class _Program:
         for a, b, solved, piece, switched in reversed(self.intervals):
             if self.mistake == "stops_at_first_observation" and b == self.ts[0]:
                 break
-            if switched and not (self.mistake or "").endswith("switch_time_ignored") and (
-                    self.mistake != "state_switch_ignored"):
+            if switched and self.mistake != ("switch_time_ignored" if "time" in self.switch else "state_switch_ignored"):
                 lam, theta_bar = self._saltation(b, solved.y[:, -1], lam, theta_bar)
             lam, part, z_back = self._pull_interval(a, b, solved, piece, lam, z_back, atol)
             theta_bar = theta_bar + part
