@@ -9,6 +9,7 @@ from refnode.errors import GradientMismatch
 from refnode.gradcheck.report_formats import ROWS, to_html, to_junit, to_markdown
 from refnode.gradcheck.report_view import jsonable
 
+TITLE = "check_gradient"
 FACTS = ("bound", "reference", "reproduce")   # lines under the table that are neither evidence nor diagnosis
 
 
@@ -88,6 +89,8 @@ class GradientReport:
         Calls of fun.
     settings : dict
         Everything needed to repeat the check.
+    title : str
+        What was checked, where it is more than a gradient.
     """
 
     verdict: str
@@ -99,6 +102,7 @@ class GradientReport:
     size: int = 0
     evaluations: int = 0
     settings: dict = field(default_factory=dict)
+    title: str = TITLE
 
     def __bool__(self):
         return self.verdict == "PASS"
@@ -146,7 +150,8 @@ class GradientReport:
     def to_dict(self):
         """The report as numbers, strings, lists and dicts; non-finite numbers as strings."""
         return jsonable({"format": "refnode.gradient_report", "version": 1, "verdict": self.verdict,
-                         "title": "Gradient check", "summary": self._summary(), "reference": self.reference,
+                         "title": "Gradient check" if self.title == TITLE else self.title,
+                         "summary": self._summary(), "reference": self.reference,
                          "size": self.size, "evaluations": self.evaluations,
                          "components": [asdict(c) for c in self.components],
                          "direction": asdict(self.direction) if self.direction else None,
@@ -170,7 +175,7 @@ class GradientReport:
         return f"{len(self.components)} of {self.size} components compared, {self.evaluations} evaluations of fun"
 
     def _headline(self):
-        return f"check_gradient  {self._summary()}".ljust(72) + f"  {self.verdict}"
+        return f"{self.title}  {self._summary()}".ljust(72) + f"  {self.verdict}"
 
     def _explanations(self):
         """(key, text) of every line under the table."""
