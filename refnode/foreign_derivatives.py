@@ -79,13 +79,13 @@ def flat_of(outputs, tree, name):
 
 # --- hand-written derivatives of functions of arrays ----------------------------------------------
 
-def array_derivatives(func, inputs, grad, jvp, vjp):
+def array_derivatives(function, inputs, grad, jvp, vjp):
     """`Derivatives` of a function of arrays, for `gradcheck`."""
-    require_callable(func, "func")
+    require_callable(function, "func")
     primals = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
     inputs = nest_of(tuple(primals), "input")
-    outputs = nest_of(func(*inputs.of(inputs.vector)), "output")
-    value = lambda x: flat_of(outputs, func(*inputs.of(x)), "func")
+    outputs = nest_of(function(*inputs.of(inputs.vector)), "output")
+    value = lambda x: flat_of(outputs, function(*inputs.of(x)), "func")
     maps = {}
     if grad is not None:
         maps["grad"] = "pull", _gradient_map(grad, inputs, outputs)
@@ -98,7 +98,7 @@ def array_derivatives(func, inputs, grad, jvp, vjp):
 
 def _gradient_map(grad, inputs, outputs):
     if len(outputs.names) != 1:
-        raise InvalidInputError(f"grad: expected func to return one number, found {len(outputs.names)}; give vjp= or jvp=")
+        raise InvalidInputError(f"grad: expected function to return one number, found {len(outputs.names)}; give vjp= or jvp=")
     return lambda w: w[0] * flat_of(inputs, _as_tuple(grad(*inputs.of(inputs.vector))), "grad")
 
 
@@ -108,9 +108,9 @@ def _as_tuple(value):
 
 # --- PyTorch --------------------------------------------------------------------------------------
 
-def torch_derivatives(func, inputs, forward, backward, nondet_tol, check_dtypes):
+def torch_derivatives(function, inputs, forward, backward, nondet_tol, check_dtypes):
     """`Derivatives` of a function of tensors."""
-    require_callable(func, "func")
+    require_callable(function, "func")
     torch = foreign("torch", "gradcheck without vjp=, jvp= or grad=")
     everything = _as_tuple(inputs)
     varied = [i for i, part in enumerate(everything) if isinstance(part, torch.Tensor) and part.requires_grad]
@@ -120,14 +120,14 @@ def torch_derivatives(func, inputs, forward, backward, nondet_tol, check_dtypes)
     for i in varied:
         if everything[i].layout is not torch.strided:
             raise InvalidInputError(f"inputs[{i}]: expected a dense tensor, found the layout {everything[i].layout}")
-    return _TorchFunction(torch, func, everything, varied).derivatives(forward, backward, nondet_tol, check_dtypes)
+    return _TorchFunction(torch, function, everything, varied).derivatives(forward, backward, nondet_tol, check_dtypes)
 
 
 class _TorchFunction:
     """A function of tensors; those inputs vary that require a gradient."""
 
-    def __init__(self, torch, func, everything, varied):
-        self.torch, self.func, self.everything, self.varied = torch, func, everything, varied
+    def __init__(self, torch, function, everything, varied):
+        self.torch, self.function, self.everything, self.varied = torch, function, everything, varied
         names = [f"inputs[{i}]" if len(everything) > 1 else "input" for i in varied]
         self.inputs = Nest([everything[i].detach().cpu().numpy() for i in varied], list, names)
         self.tensors = self._tensors(self.inputs.vector)
@@ -147,7 +147,7 @@ class _TorchFunction:
         arguments = list(self.everything)
         for i, tensor in zip(self.varied, tensors):
             arguments[i] = tensor
-        return self.func(*arguments)
+        return self.function(*arguments)
 
     def value(self, x):
         results = _as_tuple(self._call(self._tensors(x)))

@@ -36,9 +36,12 @@ ALLOWED = {
                              "optimisers", "beforehand"},
     # what stands on top of everything, and is imported by nothing below
     "evidence": ANYTHING,
+    "foreign_derivatives": {"errors", "gradcheck"},
     "methods_table": ANYTHING,
+    "pytest_plugin": ANYTHING,
     "plot": ANYTHING,
     "report": ANYTHING,
+    "testing": {"errors", "gradcheck", "foreign_derivatives"},
     "validate": ANYTHING,
     "cli": ANYTHING,
     "__main__": ANYTHING,
@@ -51,6 +54,7 @@ FOREIGN_IN = {
     "llvmlite": {"layers/dense.py"},                    # the call of BLAS; Numba brings it
     "sympy": {"fields/symbolic.py"},                    # an optional extra
     "matplotlib": {"plot.py", "models/spiral.py"},
+    "pytest": {"pytest_plugin.py"},
 }
 LATE = {"sympy", "matplotlib", "scipy.optimize"}        # not loaded by `import refnode`
 

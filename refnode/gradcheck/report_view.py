@@ -80,8 +80,8 @@ def _view(name, report):
     title = _title(content)
     return ReportView(name=title if name is None else name, verdict=verdict, title=title,
                       summary=str(content.get("summary") or ""), components=_rows(content),
-                      checks=_dicts(content.get("checks")), diagnosis=_lines(content.get("diagnosis")),
-                      facts=content.get("facts") or {}, settings=content.get("settings") or {}, content=content,
+                      checks=_dicts(content.get("checks")), diagnosis=_lines(content.get("notes")) + _lines(content.get("diagnosis")),
+                      facts=content.get("facts") or _known(content), settings=content.get("settings") or {}, content=content,
                       text=str(report))
 
 
@@ -102,7 +102,19 @@ def _dicts(rows):
 
 
 def _lines(lines):
-    return [lines] if isinstance(lines, str) else [str(line) for line in lines or []]
+    return [_line(line) for line in ([lines] if isinstance(lines, (str, dict)) else lines or [])]
+
+
+def _line(line):
+    if not isinstance(line, dict):
+        return str(line)
+    cure = f"Fix: {line['fix']}" if line.get("fix") else ""
+    return "  ".join(str(part) for part in (line.get("text"), cure, line.get("see")) if part)
+
+
+def _known(content):
+    """What a report without "facts" says about itself."""
+    return {key: content[key] for key in ("reference", "truth", "error", "score") if content.get(key) not in (None, "", "nan")}
 
 
 def _with_own_names(found):
