@@ -98,7 +98,7 @@ def array_derivatives(function, inputs, grad, jvp, vjp):
 
 def _gradient_map(grad, inputs, outputs):
     if len(outputs.names) != 1:
-        raise InvalidInputError(f"grad: expected function to return one number, found {len(outputs.names)}; give vjp= or jvp=")
+        raise InvalidInputError(f"grad: expected func to return one number, found {len(outputs.names)}; give vjp= or jvp=")
     return lambda w: w[0] * flat_of(inputs, _as_tuple(grad(*inputs.of(inputs.vector))), "grad")
 
 

@@ -13,6 +13,7 @@ from refnode.gradcheck.judgement import advice, judge_component, judge_direction
 from refnode.gradcheck.reference import Reference
 from refnode.gradcheck.taylor_test import random_direction
 
+TITLE = "check_jacobian"
 NOTES = 4   # entries whose trouble is told in words
 
 
@@ -49,7 +50,7 @@ def check_jacobian(fun, x, jac, *, names=None, row_names=None, rtol=1e-6, atol=0
         guarded = _guard(request, max_evals)
         return _examine(request, guarded, _jacobian(jac, guarded, request), row_names)
     except UnusableFunction as fault:
-        return GradientReport("ERROR", diagnosis=[str(fault)], size=request.x.size, settings=request.settings)
+        return GradientReport("ERROR", diagnosis=[str(fault)], size=np.size(jac), settings=request.settings, title=TITLE)
 
 
 def _guard(request, max_evals):
@@ -76,6 +77,9 @@ def _jacobian(jac, guarded, request):
 
 def _examine(request, guarded, jac, row_names):
     m, n = jac.shape
+    if not jac.size:
+        return GradientReport("PASS", reference="nothing to compare: the Jacobian is empty", title=TITLE,
+                              evaluations=guarded.count, settings=request.settings)
     rows = [f"fun[{','.join(map(str, index))}]" if index else "fun" for index in np.ndindex(*guarded.shape)]
     rows = rows if row_names is None else list(map(str, row_names))
     chosen = _columns(guarded, n, request.settings["seed"])
@@ -137,7 +141,7 @@ def _row(found, chosen, k, n):
 
 def _report(request, guarded, components, entries):
     size, compared = entries.yours.size, sum(component.index is not None for component in components)
-    verdict, remarks = overall_verdict(components, None, len(components)) if size else ("PASS", [])
+    verdict, remarks = overall_verdict(components, None, len(components))
     if compared < size:
         remarks = [f"{size - compared} of {size} entries were not compared one by one; " + (
             "they were seen through a random direction only" if len(components) > compared else "allow more evaluations")]
@@ -145,7 +149,7 @@ def _report(request, guarded, components, entries):
     worst = max((c.error / c.tolerance for c in components if c.tolerance > 0), default=0.0)
     check = Check("fd", {"PASS": "agree", "FAIL": "disagree"}.get(verdict, "inconclusive"),
                   f"finite differences of {compared} entries of {size}, worst error {worst:.1e} × tolerance")
-    return GradientReport(verdict, components=components, checks=[check], size=size, title="check_jacobian",
+    return GradientReport(verdict, components=components, checks=[check], size=size, title=TITLE,
                           diagnosis=remarks + _diagnosis(request, components, entries),
                           reference="finite differences of fun, the program as it runs (every branch and step it takes)",
                           evaluations=guarded.count, settings=request.settings)
