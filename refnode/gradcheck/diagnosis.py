@@ -163,7 +163,7 @@ def _permuted(mismatch):
     if not mismatch.explained_by(mismatch.reference[order]):
         return None
     shown = ", ".join(map(str, order[:12])) + (", …" if len(order) > 12 else "")
-    return f"the components are permuted: yours[k] = reference[order[k]], order = [{shown}]"
+    return f"yours matches after permutation: yours[k] = reference[order[k]], order = [{shown}]"
 
 
 def _single_precision(mismatch):
