@@ -1,8 +1,13 @@
 """Faults 24, 25 and 27 to 29: an interruption, a wrong derivative of the user's, and what a check must not misjudge."""
+import signal
+import time
+
 import numpy as np
 import pytest
+from numba import config
 
-from refnode import check_gradient
+from refnode import Problem, check_gradient, gradient, losses, solve
+from refnode.fields.classical import CLASSICAL
 
 X = np.array([0.3, -1.2, 0.5, 2.0])
 NAMES = ["alpha", "beta", "gamma", "delta"]
@@ -14,6 +19,76 @@ def fun(x):
 
 def grad(x):
     return np.array([np.exp(x[0]), x[2] * np.cos(x[1] * x[2]), x[1] * np.cos(x[1] * x[2]), 3 * x[3] ** 2])
+
+
+# --- 24: Ctrl-C -----------------------------------------------------------------------------------
+
+needs_compiler = pytest.mark.skipif(bool(config.DISABLE_JIT), reason="plain Python sees Ctrl-C after every instruction")
+LATENCY = 0.1                  # seconds of the process's own time, so that a busy machine does not count
+INTERRUPTED = ("discrete", "discrete_forward", "interpolating", "gauss", "checkpointed", "forward", "through")
+
+
+def predator_prey(t1):
+    return Problem(CLASSICAL["lotka_volterra"], [1.0, 1.5], [1.1, 0.4, 0.4, 0.1], (0.0, t1), loss=losses.sum_of_squares())
+
+
+def interrupted(call, after):
+    """Seconds from Ctrl-C, sent that much processor time into the call, to KeyboardInterrupt; None if the call had ended."""
+    def ctrl_c(number, frame):
+        raise KeyboardInterrupt
+    before = signal.signal(signal.SIGVTALRM, ctrl_c)
+    started = time.process_time()
+    try:
+        signal.setitimer(signal.ITIMER_VIRTUAL, after)
+        call()
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.0)
+    except KeyboardInterrupt:
+        return time.process_time() - started - after
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.0)
+        signal.signal(signal.SIGVTALRM, before)
+    return None
+
+
+@needs_compiler
+def test_fault_24_ctrl_c_in_a_solve():
+    """Millions of steps were asked for; the next solve with the same field gives the same bits as before."""
+    short, long = predator_prey(20.0), predator_prey(1e6)
+    expected = solve(short, rtol=1e-8).y1
+    for method, options in (("dopri5", {"rtol": 1e-9, "max_steps": 10 ** 9}), ("rk4", {"n_steps": 4_000_000})):
+        solve(short, method=method, n_steps=5)
+        for after in (0.03, 0.2):
+            latency = interrupted(lambda: solve(long, method=method, **options), after)
+            assert latency is not None and latency < LATENCY
+            assert np.array_equal(solve(short, rtol=1e-8).y1, expected)
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore::refnode.errors.GradientWarning")      # nobody needs the numbers of the long ones
+@pytest.mark.parametrize("sensitivity", INTERRUPTED)
+def test_fault_24_ctrl_c_in_a_gradient(sensitivity):
+    """Early and late, so that forward and reverse sweeps are hit."""
+    short, options = predator_prey(5.0), {"sensitivity": sensitivity, "rtol": 1e-6, "atol": 1e-6, "max_steps": 10 ** 7}
+    expected = gradient(short, **options)
+    long, spent = predator_prey(200.0), 0.0
+    while spent < 0.15:
+        long = long.replace(t1=4.0 * long.t1)
+        started = time.process_time()
+        gradient(long, **options)
+        spent = time.process_time() - started
+    for part in (0.3, 0.8):
+        latency = interrupted(lambda: gradient(long, **options), part * spent)
+        assert latency is None or latency < LATENCY
+        again = gradient(short, **options)
+        for name in ("y0", "theta", "loss", "t0", "t1"):
+            assert np.array_equal(getattr(again, name), getattr(expected, name)), name
+
+
+def test_fault_24_the_positive_control():
+    """A call that does not look for Ctrl-C, a product of large matrices, is late; and one that ends is told apart."""
+    large = np.ones((1500, 1500))
+    assert interrupted(lambda: [large @ large for _ in range(3)] and time.sleep(0), 1e-3) > 0.0
+    assert interrupted(lambda: None, 10.0) is None
 
 
 # --- 27: not smooth at the point ------------------------------------------------------------------
