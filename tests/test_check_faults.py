@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from numba import config
 
-from refnode import Problem, check_gradient, gradient, losses, solve
+import refnode
+from gradients import RECIPES
+from refnode import Problem, VectorField, check_field, check_gradient, gradient, losses, solve
+from refnode.errors import GradientMismatch, GradientWarning, InvalidInputError
 from refnode.fields.classical import CLASSICAL
 
 X = np.array([0.3, -1.2, 0.5, 2.0])
@@ -91,6 +94,146 @@ def test_fault_24_the_positive_control():
     assert interrupted(lambda: None, 10.0) is None
 
 
+# --- 25: the user's derivatives -------------------------------------------------------------------
+
+def coupled(t, y, theta):
+    """Entry (i, j) of every derivative is another number: none stands in for another."""
+    return np.array([theta[0] * y[0] * y[1] + np.sin(t) * theta[1], theta[1] * y[0] ** 2 - theta[2] * y[1] ** 3])
+
+
+def coupled_jac(t, y, theta):
+    return np.array([[np.cos(t) * theta[1], theta[0] * y[1], theta[0] * y[0], y[0] * y[1], np.sin(t), 0.0],
+                     [0.0, 2 * theta[1] * y[0], -3 * theta[2] * y[1] ** 2, 0.0, y[0] ** 2, -y[1] ** 3]])
+
+
+def coupled_second(t, y, theta, w):
+    """The Hessian of w·f in (t, y, theta)."""
+    hessian = np.zeros((6, 6))
+    hessian[0, 0] = -np.sin(t) * theta[1] * w[0]
+    hessian[0, 4] = np.cos(t) * w[0]
+    hessian[1, 1] = 2 * theta[1] * w[1]
+    hessian[1, 2] = theta[0] * w[0]
+    hessian[2, 2] = -6 * theta[2] * y[1] * w[1]
+    hessian[1, 3], hessian[2, 3], hessian[1, 4], hessian[2, 5] = y[1] * w[0], y[0] * w[0], 2 * y[0] * w[1], -3 * y[1] ** 2 * w[1]
+    return hessian + np.triu(hessian, 1).T
+
+
+def field_with(wrong=None, entry=None, factor=1.01, added=0.01):
+    """The field, one entry of one derivative off by a part in 100, or where it is zero by a number."""
+    def of(which, matrix):
+        matrix = matrix.copy()
+        if which == wrong:
+            matrix[entry] = factor * matrix[entry] + (added if matrix[entry] == 0 else 0.0)
+        return matrix
+
+    def jvp(t, y, theta, t_tan, y_tan, theta_tan):
+        return of("jvp", coupled_jac(t, y, theta)) @ np.concatenate([[t_tan], y_tan, theta_tan])
+
+    def parts(bar):
+        return bar[0], bar[1:3], bar[3:]
+
+    def vjp(t, y, theta, w):
+        return parts(w @ of("vjp", coupled_jac(t, y, theta)))
+
+    def hvp(t, y, theta, t_tan, y_tan, theta_tan, w, w_tan):
+        tangent = np.concatenate([[t_tan], y_tan, theta_tan])
+        return parts(of("hvp", coupled_second(t, y, theta, w)) @ tangent + w_tan @ coupled_jac(t, y, theta))
+
+    return VectorField(coupled, jvp, vjp, hvp, name="coupled")
+
+
+INPUTS = ["t", "y[0]", "y[1]", "theta[0]", "theta[1]", "theta[2]"]
+POINT = (0.4, [1.5, -0.5], [0.8, 1.2, 0.3])
+
+
+def test_fault_25_right_derivatives_pass():
+    report = check_field(field_with(), *POINT)
+    assert report.verdict == "PASS" and report.size == 12 + 12 + 6 * 8
+    assert str(report).startswith("check_field coupled")
+
+
+@pytest.mark.parametrize("which", ["jvp", "vjp"])
+@pytest.mark.parametrize("i, j", [(i, j) for i in range(2) for j in range(6)])
+def test_fault_25_a_wrong_jvp_or_vjp_is_named_by_its_entry(which, i, j):
+    report = check_field(field_with(which, (i, j)), *POINT)
+    assert report.verdict == "FAIL"
+    assert [c.name for c in report.components if c.verdict == "FAIL"] == [f"{which}: d dy[{i}] / d {INPUTS[j]}"]
+
+
+@pytest.mark.parametrize("i, j", [(0, 0), (1, 2), (2, 1), (4, 1), (5, 5), (3, 0)])
+def test_fault_25_a_wrong_hvp_is_named_by_its_entry(i, j):
+    report = check_field(field_with("hvp", (i, j)), *POINT)
+    assert report.verdict == "FAIL"
+    assert [c.name for c in report.components if c.verdict == "FAIL"] == [f"hvp: d {INPUTS[i]}_bar / d {INPUTS[j]}"]
+
+
+def problem_of(field, **changes):
+    return Problem(field, POINT[1], POINT[2], (POINT[0], 0.9), loss=losses.sum_of_squares()).replace(**changes)
+
+
+@pytest.mark.parametrize("sensitivity", RECIPES)
+def test_fault_25_checked_on_request_before_the_adjoint_runs(sensitivity):
+    """Without the request a wrong derivative gives a wrong gradient, silently."""
+    needs = refnode.sensitivity.recipes.RECIPES[sensitivity].needs
+    wrong = problem_of(field_with(needs, (1, 4)))
+    calls = []
+    wrong.loss.value = lambda ys, y1: calls.append(1) or 0.0
+    with pytest.raises(GradientMismatch, match=rf"a derivative of field 'coupled' is wrong at the initial point") as caught:
+        gradient(wrong, sensitivity, check_derivatives=True)
+    assert caught.value.report.worst.name == f"{needs}: d dy[1] / d theta[1]" and calls == []
+
+
+def test_fault_25_every_door_checks_on_request():
+    right, wrong = problem_of(field_with()), problem_of(field_with("hvp", (1, 1)))
+    doors = (refnode.gradient, lambda p, **o: refnode.vjp(p, y1_bar=[1.0, 0.0], **o),
+             lambda p, **o: refnode.jvp(p, y0_tan=[1.0, 0.0], **o), lambda p, **o: refnode.hvp(p, theta_tan=[1.0, 0.0, 0.0], **o))
+    for door in doors:
+        door(right, check_derivatives=True)
+        door(wrong, check_derivatives=False)
+        with pytest.raises(GradientMismatch, match="hvp: d y.0._bar / d y.0."):
+            door(wrong, check_derivatives=True)
+        with pytest.raises(InvalidInputError, match="check_derivatives must be True or False, found 'yes'"):
+            door(right, check_derivatives="yes")
+
+
+def test_fault_25_a_special_initial_point_hides_nothing():
+    """At y = 0 the wrong term is zero; the second point sees it."""
+    with pytest.raises(GradientMismatch, match="is wrong at a point nearby") as caught:
+        gradient(problem_of(field_with("vjp", (1, 4), added=0.0), y0=[0.0, 0.0], t0=0.0), check_derivatives=True)
+    assert caught.value.report.worst.name == "vjp: d dy[1] / d theta[1]"
+
+
+def test_fault_25_the_derivatives_of_a_running_cost():
+    def g(t, y, theta):
+        return y[0] ** 2
+
+    def g_vjp(t, y, theta, g_bar, t_bar, y_bar, theta_bar):
+        y_bar[0] += 2.2 * y[0] * g_bar
+
+    wrong = problem_of(field_with(), loss=losses.running_cost(g, g_vjp=g_vjp))
+    with pytest.raises(GradientMismatch) as caught:
+        gradient(wrong, check_derivatives=True)
+    assert caught.value.report.worst.name == "vjp: d dy[2] / d y[0]"
+
+
+def test_fault_25_what_cannot_be_decided_is_a_warning():
+    kinked = VectorField(lambda t, y, theta: np.abs(y - 1.0), vjp=lambda t, y, theta, w: (0.0, w * (y > 1.0), 0.0 * theta))
+    problem = Problem(kinked, [1.0], t_span=(0.0, 0.1), loss=losses.sum_of_squares())
+    with pytest.warns(GradientWarning, match="could not be decided at the initial point: .*not smooth"):
+        gradient(problem, check_derivatives=True)
+    with pytest.raises(InvalidInputError, match="has no jvp or vjp to check"):
+        check_field(VectorField(coupled), *POINT)
+
+
+@pytest.mark.parametrize("name", CLASSICAL)
+def test_fault_25_no_shipped_field_is_blamed(name):
+    rng, field = np.random.default_rng(0), CLASSICAL[name]
+    n = field.n or 3
+    p = field.p if field.p is not None else n * n                       # of the linear field, a matrix
+    report = check_field(field, 0.3, rng.uniform(0.5, 1.5, n), rng.uniform(0.5, 1.5, p))
+    assert report.verdict == "PASS", str(report)
+
+
 # --- 27: not smooth at the point ------------------------------------------------------------------
 
 @pytest.mark.parametrize("yours", [-1.0, 0.0, 0.3, 1.0])
@@ -142,6 +285,13 @@ def test_fault_28_the_step_suggested_would_do():
     step = float(report.diagnosis[0].split("steps from ")[1].split()[0])
     assert check_gradient(linear, [1.0], [3.0], rtol=1e-7, scale=2 ** 10 * step).verdict == "PASS"
     assert check_gradient(linear, [1.0], [3.001], rtol=1e-7, scale=2 ** 10 * step).verdict == "FAIL"
+
+
+def test_a_reference_of_zero_explains_nothing():
+    """Where every reference is zero, no multiple of it is what yours is."""
+    report = check_gradient(lambda x: 1.0, [1.0, 2.0], [0.0, 3.0])
+    assert report.verdict == "FAIL"
+    assert report.diagnosis[0] == "only the component x[1] is wrong: a term is missing or doubled there"
 
 
 # --- 29: shape and order --------------------------------------------------------------------------

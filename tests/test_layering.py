@@ -30,7 +30,8 @@ ALLOWED = {
     "fields": FOUNDATIONS | {"checks", "layers"},
     "steppers": FOUNDATIONS,                            # never fields: a stepper is handed f, f_jvp, f_vjp
     "solve": FOUNDATIONS | {"checks", "steppers", "fields.field"},
-    "sensitivity": FOUNDATIONS | {"checks", "steppers", "solve", "fields.field"},
+    "field_check": {"errors", "checks", "gradcheck"},
+    "sensitivity": FOUNDATIONS | {"checks", "steppers", "solve", "fields.field", "field_check"},
     "problems": {"errors", "checks", "host_device", "fields", "losses", "interchange"},
     "models": FOUNDATIONS | {"checks", "layers", "fields", "solve", "sensitivity", "problems", "losses",
                              "optimisers", "beforehand"},
