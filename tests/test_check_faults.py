@@ -329,3 +329,38 @@ def test_fault_29_permuted(order):
     assert report.verdict == "FAIL"
     assert any(f"matches after permutation: yours[k] = reference[order[k]], order = {order}" in line
                for line in report.diagnosis)
+
+
+# --- a loss over no observation -------------------------------------------------------------------
+
+class Unsaid(losses.Loss):
+    """A user's loss of y(t1), or of nothing, that does not say whether it reads observations."""
+
+    def __init__(self, weight):
+        self.weight = weight
+
+    def value(self, ys, y1):
+        return self.weight * y1.sum()
+
+    def vjp(self, ys, y1):
+        return np.zeros(ys.shape), np.full(y1.shape, self.weight)
+
+
+TERMINAL = losses.terminal(np.sum, np.ones_like)
+
+
+@pytest.mark.parametrize("loss, warned", [
+    (losses.sum_of_squares(), True), (losses.mean_of_squares(), True), (losses.linear(np.zeros((2, 0))), True),
+    (losses.sum_of_squares() + TERMINAL, True), (TERMINAL, False), (TERMINAL + TERMINAL, False),
+    (Unsaid(1.0), False), (Unsaid(0.0), True), (TERMINAL + Unsaid(1.0), False)])
+def test_a_loss_over_no_observation_is_zero_and_warned_of(loss, warned, recwarn):
+    """The empty sum and its gradient are 0, exactly; terminal parts count as ever."""
+    problem = predator_prey(1.0).replace(ts=[], loss=loss)
+    result = gradient(problem)
+    assert [str(w.message).startswith("the loss reads observations") for w in recwarn] == [True] * warned
+    alone = problem.replace(ts=None, loss=TERMINAL)
+    share = 1.0 if isinstance(loss, Unsaid) and loss.weight else 0.0
+    share += sum(part is TERMINAL for part in (loss, getattr(loss, "first", None), getattr(loss, "second", None)))
+    share += isinstance(getattr(loss, "second", None), Unsaid)
+    np.testing.assert_allclose(result.y0, share * gradient(alone).y0, rtol=1e-13)
+    np.testing.assert_allclose(result.theta, share * gradient(alone).theta, rtol=1e-13)

@@ -1,10 +1,11 @@
 """The public doors to derivatives of a solve: `gradient`, `vjp` and `jvp`."""
 import math
+import warnings
 
 import numpy as np
 
 from refnode.checks import require_problem
-from refnode.errors import InvalidInputError, MissingDerivativeError
+from refnode.errors import GradientWarning, InvalidInputError, MissingDerivativeError
 from refnode.field_check import require_right_derivatives
 from refnode.sensitivity.checkpointing import pull_checkpointed
 from refnode.sensitivity.continuous_adjoint import pull_backsolved, pull_interpolated
@@ -57,7 +58,7 @@ def gradient(problem, sensitivity=None, *, truth=None, **options):
     -----
     GradientWarning
         If a computed gradient may be inaccurate: a drift of backsolve, an unresolved tangent, a horizon on
-        which the outputs are not determined by y0.
+        which the outputs are not determined by y0; or if the loss reads observations and there are none.
 
     Returns
     -------
@@ -82,6 +83,9 @@ def gradient(problem, sensitivity=None, *, truth=None, **options):
     check_if_asked(problem, options)
     loss = LossSeeds(problem)
     cotangents, forward = _pull(problem, sensitivity, options, loss)
+    if loss.unread:
+        warnings.warn("the loss reads observations, and there are none (ts is empty): that part of it is 0, and so is its "
+                      "gradient; leave ts out to observe y(t1)", GradientWarning, stacklevel=2)
     return Gradient(**vars(cotangents), loss=loss.value, sensitivity=sensitivity,
                     forward=lambda: _solution_without_cost(forward, problem))
 
@@ -243,6 +247,7 @@ class LossSeeds:
 
     def __init__(self, problem):
         self.problem, self.value = problem, np.nan
+        self.unread = False                                     # whether it reads observations, and there are none
 
     def __call__(self, forward):
         loss, n, size = self.problem.loss, self.problem.y0.size, self.problem.flow_y0.size
@@ -254,6 +259,7 @@ class LossSeeds:
             raise InvalidInputError(f"loss must be finite, found {self.value}")
         ys_bar, y1_bar = loss.vjp(ys, y1)
         ys_bar, y1_bar = array_of("ys_bar", ys_bar, ys.shape).T, array_of("y1_bar", y1_bar, y1.shape)
+        self.unread = not ys.shape[1] and (loss.observes or (loss.observes is None and not y1_bar.any()))
         if size > n:                                            # a running cost: dL/dq = 1
             ys_bar, y1_bar = np.column_stack([ys_bar, np.zeros(len(ys_bar))]), np.append(y1_bar, 1.0)
         return Seeds(np.ascontiguousarray(ys_bar), y1_bar)
