@@ -98,6 +98,21 @@ def test_methods_of_a_report_are_the_formats(reports):
     assert report.to_junit() == to_junit(report, "refnode.check_gradient")
 
 
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_findings_with_a_cure_and_notes_are_shown(suffix):
+    """A diagnosis of dicts, as the reports of ODE solves have it; without "facts" what the report says of itself."""
+    report = Foreign({"verdict": "FAIL", "problem": "lv/obs10", "tool": "mine 0.3", "reference": "proven to 1e-30", "error": 0.5,
+                      "truth": "", "score": math.nan, "notes": ["nothing separates at 1e-3"],
+                      "diagnosis": [{"key": "sign", "text": "the sign is flipped", "fix": "negate it", "see": "docs/x",
+                                     "residual": 1e-9}, {"key": None, "text": "a remark", "fix": "", "see": ""}]})
+    (view,) = views(report)
+    assert view.diagnosis == ["nothing separates at 1e-3", "the sign is flipped  Fix: negate it  docs/x", "a remark"]
+    assert view.facts == {"reference": "proven to 1e-30", "error": 0.5} and view.title == "lv/obs10 · mine 0.3"
+    text = FORMATS[suffix](report)
+    if suffix in (".md", ".html"):
+        assert all(part in text for part in ("negate it", "nothing separates", "proven to 1e-30", "a remark"))
+
+
 # --- text and JSON --------------------------------------------------------------------------------
 
 def test_text_is_what_the_report_prints(reports):
