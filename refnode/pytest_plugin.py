@@ -1,5 +1,6 @@
 """What the pytest plugin does once a test asks for it; pytest itself loads `pytest_refnode`, which is quick to import."""
 import fnmatch
+import importlib
 from pathlib import Path
 
 import pytest
@@ -50,8 +51,8 @@ class RefnodeCheck:
     def ode(self, problem, answer, **options):
         """`refnode.check_ode`; returns its report."""
         __tracebackhide__ = True
-        from refnode.conformance.check_ode import check_ode
-        return self._judged(check_ode, (problem, answer), options)
+        conformance = importlib.import_module("refnode.conformance.check_ode")
+        return self._judged(conformance.check_ode, (problem, answer), options)
 
     def report(self, report, inconclusive="fail"):
         """Record a report that was made elsewhere, and raise unless it passes."""
@@ -95,13 +96,13 @@ def problem_ids(patterns):
     pytest.UsageError
         A pattern matches none.
     """
-    from refnode.problems.reference_set import REFERENCE_PROBLEMS
+    known = importlib.import_module("refnode.problems.reference_set").REFERENCE_PROBLEMS
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     for pattern in patterns:
-        if not fnmatch.filter(REFERENCE_PROBLEMS, pattern):
+        if not fnmatch.filter(known, pattern):
             raise pytest.UsageError(f"@pytest.mark.refnode(problems={pattern!r}): no reference problem matches; there are "
-                                    f"{', '.join(sorted(REFERENCE_PROBLEMS))}")
-    return [name for name in REFERENCE_PROBLEMS if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
+                                    f"{', '.join(sorted(known))}")
+    return [name for name in known if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
 
 
 class StoredReport:
