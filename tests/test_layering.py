@@ -23,7 +23,6 @@ ALLOWED = {
     "atomic_file": set(),
     "gradcheck": {"errors", "atomic_file"},             # knows only callables and arrays
     "losses": {"errors", "host_device"},
-    "atomic_file": set(),
     "interchange": {"errors", "checks", "atomic_file", "fields.expressions"},        # formats; knows no problems
     "optimisers": {"errors"},
     "layers": FOUNDATIONS,
