@@ -183,7 +183,7 @@ def evaluate_mlp(mlp, t, y, theta):
     return a
 
 
-def points_of(record, count=6):
+def points_of(record, count=12):
     """Random (t, y, theta): inputs of the problem times factors about 1, and numbers about 1 where they are 0."""
     rng = np.random.default_rng(len(record.id))
     for _ in range(count):
