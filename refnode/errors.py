@@ -33,6 +33,10 @@ class GradientMismatch(RefnodeError, AssertionError):
         self.report = report
 
 
+class ProblemFileError(RefnodeError, ValueError):
+    """A file of a problem, an answer or a reference is damaged or not what it should be; the message names the place."""
+
+
 class CacheWarning(UserWarning):
     """The disk cache of compiled functions could not be used; results are unaffected."""
 

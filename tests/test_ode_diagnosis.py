@@ -1,0 +1,201 @@
+"""The dictionary of mistakes: each is caught and named on a deliberately wrong program, and no right one is."""
+import dataclasses
+import warnings
+
+import numpy as np
+import pytest
+
+import refnode
+from refnode.conformance import behaviour
+from refnode.conformance.behaviour import TOLERANCES, Sweep, diagnose_by_behaviour
+from refnode.conformance.check_ode import QUANTITIES, case_of, checked_quantities
+from refnode.conformance.ode_candidates import CHEAP, candidates, permutation
+from refnode.conformance.ode_diagnosis import MISTAKES
+from refnode.conformance.wrong_adjoints import ADJOINT_MISTAKES, AFTERWARDS, WRONG_ADJOINTS, adjoint_answer
+from refnode.problems.reference_set import REFERENCE_PROBLEMS
+
+# One problem that shows each mistake, and tells it from the others.
+BY_VALUE = {
+    "sign": "pendulum/swing", "factor_two": "pendulum/swing", "factor_half": "pendulum/swing",
+    "mean_for_sum": "pendulum/swing", "interior_jumps_missing": "pendulum/swing", "last_jump_missing": "pendulum/swing",
+    "last_jump_doubled": "pendulum/swing", "first_jump_missing": "pendulum/swing", "zero_gradient": "pendulum/swing",
+    "transposed_jacobian": "pendulum/swing", "loss_time_derivative_missing": "pendulum/swing",
+    "t1_gradient_missing": "lotka_volterra/terminal", "t0_gradient_sign": "lotka_volterra/terminal",
+    "running_cost_missing": "lotka_volterra/running_cost", "permuted_parameters": "lotka_volterra/terminal",
+    "parameter_captured": "forced_oscillator/late_start", "component_term_dropped": "sir/outbreak",
+    "stops_at_first_observation": "pendulum/swing", "first_nan": "pendulum/swing",
+    "switch_time_ignored": "time_rate/switch", "state_switch_ignored": "state_rate/threshold",
+    "time_cast_to_single": "forced_oscillator/time_2p20",
+}
+BY_BEHAVIOUR = {
+    "first_order_quadrature": "logistic/observed", "low_order_interpolation": "logistic/hessian",
+    "error_independent_of_tolerance": "pendulum/swing", "backsolve_drift": "lorenz/t5",
+}
+TOLERANCE = 1e-9
+
+
+def data_of(id):
+    return REFERENCE_PROBLEMS[id].to_dict()
+
+
+def keys(report):
+    return [f.key for f in report.diagnosis]
+
+
+# --- every mistake is named ---------------------------------------------------------------------------
+
+@pytest.mark.parametrize("mistake, id", BY_VALUE.items())
+def test_a_mistake_is_named_by_its_value(mistake, id):
+    answer = WRONG_ADJOINTS[mistake](data_of(id), TOLERANCE, TOLERANCE)
+    report = refnode.check_ode(id, answer)
+    assert report.verdict == "FAIL"
+    assert keys(report)[0] == mistake, str(report)
+    assert report.diagnosis[0].fix == MISTAKES[mistake].fix
+
+
+@pytest.mark.parametrize("mistake, id", BY_BEHAVIOUR.items())
+def test_a_mistake_is_named_by_its_behaviour(mistake, id):
+    report = refnode.check_ode(id, WRONG_ADJOINTS[mistake])
+    assert report.verdict == "FAIL"
+    assert keys(report)[0] == mistake, str(report)
+
+
+def test_single_precision_is_named_where_accuracy_is_asked_for():
+    report = refnode.check_ode("pendulum/swing", WRONG_ADJOINTS["single_precision"](data_of("pendulum/swing")), rtol=1e-9)
+    assert report.verdict == "FAIL" and keys(report)[0] == "single_precision"
+
+
+def test_an_absolute_tolerance_that_does_not_know_the_loss_is_found_by_scaling_it():
+    """Right on the problem itself, wrong on loss × 2^-30."""
+    report = refnode.check_ode("lotka_volterra/terminal", WRONG_ADJOINTS["absolute_tolerance_on_adjoint"])
+    assert report.verdict == "FAIL" and keys(report)[0] == "absolute_tolerance_on_adjoint"
+    assert "loss × 2^-30 disagree" in str(report)
+
+
+def test_an_uncontrolled_tangent_is_named():
+    """The derivative of the steps that serve a state at rest: refnode's own, with its warning off, at every tolerance."""
+    problem = REFERENCE_PROBLEMS["twin_growth/uncontrolled_tangent"].problem
+
+    def program(data, rtol, atol):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", refnode.GradientWarning)
+            g = refnode.gradient(problem, "discrete", rtol=rtol, atol=atol, check_tangent=False)
+        return {"y": g.solution.y, "loss": g.loss, "grad": {"y0": g.y0, "theta": g.theta}}
+
+    report = refnode.check_ode("twin_growth/uncontrolled_tangent", program)
+    assert report.verdict == "FAIL" and keys(report)[0] == "uncontrolled_tangent"
+
+
+def test_every_mistake_of_the_programs_is_in_the_dictionary():
+    assert set(AFTERWARDS) | set(ADJOINT_MISTAKES) == set(WRONG_ADJOINTS) <= set(MISTAKES)
+    exposed = {key for record in REFERENCE_PROBLEMS.values() for key in record.exposes}
+    assert exposed <= set(MISTAKES)
+    assert all(mistake.title and mistake.fix for mistake in MISTAKES.values())
+
+
+# --- no right gradient is -----------------------------------------------------------------------------
+
+@pytest.mark.parametrize("id", ["twin_growth/uncontrolled_tangent", "lotka_volterra/running_cost", "time_rate/switch",
+                                "state_rate/threshold", "lotka_volterra/loss_2m30", "mlp/2_16_2", "lorenz/t5"])
+def test_the_right_program_is_never_flagged(id):
+    report = refnode.check_ode(id, adjoint_answer(data_of(id), TOLERANCE, TOLERANCE))
+    assert report.verdict == "PASS" and report.diagnosis == [], str(report)
+
+
+@pytest.mark.parametrize("id", ["pendulum/swing", "lotka_volterra/running_cost"])
+def test_candidates_are_wrong_or_right_but_not_inaccurate(id):
+    """None is a little wrong, as an inaccurate candidate would be; and each is a finite gradient."""
+    case = case_of(id, checked_quantities(QUANTITIES))
+    core = case.inputs.blocks["grad_theta"].stop
+    made = list(candidates(case.problem, case.reference, case.data["rhs"], lambda: False))
+    assert {c.key for c in made} >= {"sign", "interior_jumps_missing", "transposed_jacobian", "component_term_dropped"}
+    for candidate in made:
+        assert candidate.gradient.shape == (core,) and np.isfinite(candidate.gradient).all()
+        gap = np.abs(candidate.gradient - case.reference.gradient[:core]) / case.units[:core]
+        assert np.max(gap) > 1e-4 or np.max(gap) < 1e-5, candidate.what      # some mistakes change nothing here
+
+
+def test_jump_candidates_add_up():
+    """Without the last jump, and without all the others: together the gradient."""
+    case = case_of("pendulum/swing", checked_quantities(QUANTITIES))
+    core = case.reference.gradient[:case.inputs.blocks["grad_theta"].stop]
+    found = {}
+    for c in candidates(case.problem, case.reference, case.data["rhs"], lambda: True):
+        found.setdefault(c.key, c.gradient)
+    assert np.allclose(found["last_jump_missing"] + found["interior_jumps_missing"], core, rtol=1e-7)
+    assert np.allclose(found["last_jump_doubled"] - core, core - found["last_jump_missing"], rtol=1e-7)
+
+
+def test_dear_candidates_are_spared():
+    case = case_of("pendulum/swing", checked_quantities(QUANTITIES))
+    made = {c.key for c in candidates(case.problem, case.reference, case.data["rhs"], lambda: True)}
+    assert "transposed_jacobian" not in made and "sign" in made and len(CHEAP) > 3
+
+
+def test_permutation():
+    right = np.array([3.0, -1.0, 2.0])
+    order = np.array([2, 0, 1])
+    assert (permutation(right[order], right) == order).all()
+
+
+def test_perceptron_layouts_are_known():
+    """Weights column by column are named with their order, not as any permutation."""
+    id, widths = "mlp/2_16_2", (2, 16, 2)
+    answer = adjoint_answer(data_of(id), TOLERANCE, TOLERANCE)
+    theta, parts, start = np.array(answer["grad"]["theta"]), [], 0
+    for a, b in zip(widths[1:], widths):
+        parts += [theta[start:start + a * b].reshape(a, b).ravel(order="F"), theta[start + a * b:start + a * b + a]]
+        start += a * b + a
+    answer["grad"]["theta"] = np.concatenate(parts).tolist()
+    report = refnode.check_ode(id, answer)
+    assert report.verdict == "FAIL" and keys(report)[0] == "permuted_parameters" and "order F" in str(report)
+
+
+# --- behaviour, on errors made up -----------------------------------------------------------------------
+
+def sweep(errors, y0=None, theta=None, state=None, kappa=50.0):
+    errors = np.array(errors)
+    return Sweep(TOLERANCES, errors, errors if y0 is None else np.array(y0), errors if theta is None else np.array(theta),
+                 np.array([1e-5, 1e-7, 1e-9, 1e-11]) if state is None else np.array(state), kappa)
+
+
+@pytest.mark.parametrize("errors, kind", [
+    ([1e-4, 1e-6, 1e-8, 1e-10], "proportional"), ([0.5, 0.5, 0.5, 0.5], "independent"), ([1e-15] * 4, "exact"),
+    ([1.0, 1e3, 1e6, 1e9], "grows"), ([1e-2, 1e-3, 1e-4, 1e-5], "slow"), ([1.0, 1e3, 2.0, 5e2], "erratic"),
+    ([np.inf, np.inf, np.inf, 1.0], "unknown"), ([3e-4, 1e-6, 5e-9, 1e-10], "proportional")])
+def test_kinds_of_behaviour(errors, kind):
+    assert sweep(errors).kind == kind
+    assert behaviour.WORDS[kind] in sweep(errors).summary()
+
+
+def test_flat_and_wrong_needs_a_state_that_converges():
+    flat = [1e-4, 1e-6, 1e-6, 1e-6]
+    assert sweep(flat).flat_and_wrong
+    assert not sweep(flat, state=[1e-5, 1e-6, 1e-6, 1e-6]).flat_and_wrong        # fixed steps: y is no better
+    assert not sweep([1e-4, 1e-6, 1e-8, 1e-10]).flat_and_wrong
+    assert not sweep([1e-9, 1e-9, 1e-9, 1e-9]).flat_and_wrong                    # kappa tol explains it
+
+
+def test_an_error_that_grows_is_differentiated_step_control():
+    case = case_of("pendulum/swing", checked_quantities(QUANTITIES))
+    judged = case.judged(adjoint_answer(case.data, TOLERANCE, TOLERANCE))
+    comparison = case.comparison(dataclasses.replace(judged, wrong=np.ones_like(judged.wrong)))
+    (found,) = diagnose_by_behaviour(sweep([1.0, 1e3, 1e6, 1e9]), comparison)
+    assert found.key == "differentiated_step_control"
+    assert diagnose_by_behaviour(sweep([1e-4, 1e-6, 1e-8, 1e-10]), comparison) == []
+
+
+def test_rows_of_the_confusion_matrix_are_counted():
+    """The script's own arithmetic: see validation/confusion.py."""
+    import importlib.util
+    import pathlib
+    path = pathlib.Path(__file__).parents[1] / "validation" / "confusion.py"
+    spec = importlib.util.spec_from_file_location("confusion", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    row = {"id": "a/b", "source": "certified enclosure", "left_out": "",
+           "mutants": [["sign", "FAIL", ["sign"]], ["factor_two", "FAIL", ["mean_for_sum", "factor_two"]],
+                       ["factor_half", "PASS", []], ["first_nan", "harmless", []]], "rights": [["x", 1e-9, "PASS", ""]]}
+    sheet = module.sheet_of([row])
+    assert "Caught (not PASS): 66.7 %. FAIL: 66.7 %. Named first: 33.3 %; named first or indistinguishable: 66.7 %" in sheet
+    assert "| `factor_half` | a/b | PASS | - |" in sheet

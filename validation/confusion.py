@@ -1,0 +1,202 @@
+"""Claim: a wrong gradient is caught and its mistake named; a right one is never called wrong.
+
+Every mistake of `refnode.conformance.wrong_adjoints` on every reference problem on which it changes the gradient, and
+every correct recipe of refnode on every reference problem. Prints a Markdown sheet; `--write` puts it among the results.
+"""
+import argparse
+import collections
+import dataclasses
+import json
+import pathlib
+import sys
+import time
+import warnings
+
+import numpy as np
+
+import refnode
+from refnode.conformance.check_ode import QUANTITIES, case_of, checked_quantities
+from refnode.conformance.ode_diagnosis import MISTAKES
+from refnode.conformance.wrong_adjoints import AFTERWARDS, WRONG_ADJOINTS, adjoint_answer, wrong_answer
+from refnode.problems.reference_set import REFERENCE_PROBLEMS
+from refnode.sensitivity.recipes import RECIPES
+
+RESULT = pathlib.Path(__file__).parent / "results" / "confusion.md"
+TOLERANCE = 1e-9
+HARMLESS = 10.0            # a mistake that moves the gradient by less than this many bounds is none on this problem
+BEHAVIOUR = ("low_order_interpolation", "first_order_quadrature", "quadrature_not_controlled", "backsolve_drift",
+             "absolute_tolerance_on_adjoint", "error_independent_of_tolerance", "time_cast_to_single")
+RIGHT_TOLERANCES = (1e-6, 1e-9)
+PATIENCE = 40.0           # seconds for all mistakes on one problem
+LIMIT = 60.0               # seconds for the answers of one problem; a problem that takes longer is left out, and said so
+
+
+def case_for(id):
+    return case_of(id, checked_quantities(QUANTITIES))
+
+
+def mutant_row(id, case, mistake, right):
+    """(outcome, names found) of one mistake on one problem; outcome "harmless", or a verdict."""
+    data = case.data
+    if mistake == "loss_time_derivative_missing" and "ts" not in right["grad"]:
+        return "harmless", []
+    if mistake in AFTERWARDS:
+        answer = {**right, "grad": {k: np.asarray(v).tolist() for k, v in AFTERWARDS[mistake](data, right["grad"]).items()}}
+    else:
+        answer = wrong_answer(data, TOLERANCE, TOLERANCE * unit_of(case), mistake=mistake)
+    if mistake == "single_precision":                           # at 1e-9 nobody would notice; so 1e-9 is asked for
+        case = dataclasses.replace(case, rtol=TOLERANCE)
+    judged = case.judged(answer)
+    if not judged.answer.faults and not moved(case, judged, right):
+        return "harmless", []
+    if mistake in BEHAVIOUR:
+        report = refnode.check_ode(id, WRONG_ADJOINTS[mistake])
+    else:
+        report = case.report(judged, True)
+    return report.verdict, [f.key for f in report.diagnosis if f.key]
+
+
+def moved(case, judged, right):
+    """Whether the mistake moved the gradient by more than `HARMLESS` bounds."""
+    other = case.judged(right).answer.gradient
+    bound = judged.level.accepted * case.units
+    return bool(np.any(np.abs(judged.answer.gradient - other) > HARMLESS * bound))
+
+
+def unit_of(case):
+    return min(1.0, case.reference.state_size)
+
+
+def recipe_answer(problem, name, tolerance):
+    """The answer of one of refnode's recipes, as data."""
+    options = {"rtol": tolerance, "atol": tolerance * min(1.0, float(np.max(np.abs(problem.y0), initial=0.0)) or 1.0)}
+    options["method"] = "dop853"
+    g = refnode.gradient(problem, name, **options)
+    grad = {"y0": g.y0.tolist(), "theta": g.theta.tolist(), "t0": g.t0, "t1": g.t1}
+    if not problem.ts_is_t1:
+        grad["ts"] = g.ts.tolist()
+    return {"y": g.solution.y.tolist(), "loss": g.loss, "grad": grad, "tool": {"name": f"refnode {name}"},
+            "stats": {"rtol": tolerance, "atol": options["atol"]}}
+
+
+def recipe_rows(id, case):
+    """(recipe, tolerance, verdict, warned) of every recipe on one problem."""
+    for name, recipe in RECIPES.items():
+        if recipe.reversal == "inverted":                       # fixed steps of a reversible method
+            continue
+        for tolerance in RIGHT_TOLERANCES:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", refnode.GradientWarning)
+                try:
+                    answer = recipe_answer(case.problem, name, tolerance)
+                except refnode.RefnodeError as fault:
+                    yield name, tolerance, "refused", f"{type(fault).__name__}"
+                    continue
+            judged = case.judged(answer)
+            yield name, tolerance, judged.verdict, "warned" if caught else ""
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--problems", default="", help="only ids that contain this")
+    parser.add_argument("--mistakes", default="", help="only these, with commas")
+    parser.add_argument("--rows", type=pathlib.Path, help="file of rows, one JSON a line: problems in it are not run again")
+    parser.add_argument("--skip-recipes", action="store_true")
+    parser.add_argument("--write", action="store_true")
+    args = parser.parse_args()
+    ids = [id for id in REFERENCE_PROBLEMS if args.problems in id]
+    mistakes = [m for m in WRONG_ADJOINTS if not args.mistakes or m in args.mistakes.split(",")]
+    mistakes.sort(key=lambda m: m in BEHAVIOUR)                # the dear ones last
+    rows = {row["id"]: row for row in map(json.loads, args.rows.read_text().splitlines())} if (
+        args.rows and args.rows.exists()) else {}
+    for id in ids:
+        if id not in rows:
+            rows[id] = row_of(id, mistakes, not args.skip_recipes)
+            if args.rows:
+                with args.rows.open("a") as file:
+                    file.write(json.dumps(rows[id]) + "\n")
+    sheet = sheet_of([rows[id] for id in ids])
+    print(sheet)
+    if args.write:
+        RESULT.write_text(sheet, encoding="utf-8")
+
+
+def row_of(id, mistakes, recipes):
+    """Everything about one problem, as plain data."""
+    started, row = time.time(), {"id": id, "source": "", "left_out": "", "mutants": [], "rights": []}
+    try:
+        case = case_for(id)
+        right = adjoint_answer(case.data, TOLERANCE, TOLERANCE * unit_of(case))
+    except Exception as fault:                                  # noqa: BLE001
+        return {**row, "left_out": f"{type(fault).__name__}: {str(fault).splitlines()[0][:90]}"}
+    row["source"] = case.reference.source.split(",")[0]
+    row["rights"].append(["scipy_adjoint[right]", TOLERANCE, case.judged(right).verdict, ""])
+    if time.time() - started > LIMIT:
+        return {**row, "left_out": f"one answer took {time.time() - started:.0f} s"}
+    for mistake in mistakes:
+        if time.time() - started > PATIENCE:
+            row["left_out"] = f"mistakes from {mistake} on, after {PATIENCE:.0f} s"
+            break
+        try:
+            verdict, names = mutant_row(id, case, mistake, right)
+        except Exception as fault:                              # noqa: BLE001
+            verdict, names = "no answer", [type(fault).__name__]
+        row["mutants"].append([mistake, verdict, names])
+        print(id, mistake, verdict, names, f"{time.time() - started:.1f}", file=sys.stderr, flush=True)
+    row["rights"] += list(recipe_rows(id, case)) if recipes else []
+    return row
+
+
+def sheet_of(table):
+    """The Markdown page."""
+    outcomes, count = collections.defaultdict(list), len(table)
+    for row in table:
+        for mistake, verdict, names in row["mutants"]:
+            outcomes[mistake].append((row["id"], verdict, names))
+    rights = [(row["id"], *right) for row in table for right in row["rights"]]
+    left_out = [f"`{row['id']}`: {row['left_out']}" for row in table if row["left_out"]]
+    sources = collections.Counter(row["source"] for row in table if row["source"])
+    lines = ["# Confusion matrix of the diagnosis", "", __doc__.split("\n\n")[0], "",
+             f"`python validation/confusion.py --write`, refnode {refnode.__version__}, {count} problems; references: "
+             + ", ".join(f"{source} ({n})" for source, n in sources.items()) + ".", "",
+             f"Mistakes are those of a SciPy adjoint at tolerance {TOLERANCE:g}, which shares no code with refnode's. *Harmless*: "
+             f"on this problem the mistake moves no component by {HARMLESS:g} bounds. *Named*: its key stands first in the "
+             "diagnosis; *among*: it is one of those that the problem does not tell apart (their gradients are equal). "
+             "Mistakes marked * are shown by a program at several tolerances, the others by one answer.", "",
+             "| mistake | applies | FAIL | INCONCLUSIVE | PASS | named first | named among | harmless | no answer |",
+             "|---|---|---|---|---|---|---|---|---|"]
+    total, bad = collections.Counter(), []
+    for mistake, rows in outcomes.items():
+        tally = collections.Counter(verdict for _, verdict, _ in rows)
+        applied = [(id, v, names) for id, v, names in rows if v in ("FAIL", "INCONCLUSIVE", "PASS", "ERROR")]
+        first = sum(names[:1] == [mistake] for _, _, names in applied)
+        among = sum(mistake in names for _, _, names in applied)
+        total.update({"applies": len(applied), "FAIL": tally["FAIL"], "INCONCLUSIVE": tally["INCONCLUSIVE"] + tally["ERROR"],
+                      "PASS": tally["PASS"], "first": first, "among": among, "harmless": tally["harmless"],
+                      "no answer": tally["no answer"]})
+        bad += [(mistake, id, v, names) for id, v, names in applied if mistake not in names or v != "FAIL"]
+        star = " *" if mistake in BEHAVIOUR else ""
+        lines.append(f"| `{mistake}`{star} | {len(applied)} | {tally['FAIL']} | {tally['INCONCLUSIVE'] + tally['ERROR']} | "
+                     f"{tally['PASS']} | {first} | {among} | {tally['harmless']} | {tally['no answer']} |")
+    lines.append(f"| **all** | {total['applies']} | {total['FAIL']} | {total['INCONCLUSIVE']} | {total['PASS']} | "
+                 f"{total['first']} | {total['among']} | {total['harmless']} | {total['no answer']} |")
+    share = 100.0 / max(total["applies"], 1)
+    lines += ["", f"Caught (not PASS): {share * (total['applies'] - total['PASS']):.1f} %. FAIL: {share * total['FAIL']:.1f} %. "
+              f"Named first: {share * total['first']:.1f} %; named first or indistinguishable: {share * total['among']:.1f} %.",
+              "", f"Mistakes of the dictionary without a mutant here: "
+              + (", ".join(f"`{m}`" for m in MISTAKES if m not in outcomes) or "none") + ".", "",
+              "## Not named, or not FAIL", "", "| mistake | problem | verdict | diagnosis |", "|---|---|---|---|"]
+    lines += [f"| `{m}` | {id} | {v} | {', '.join(names) or '-'} |" for m, id, v, names in bad] or ["| none | | | |"]
+    tally = collections.Counter((v, warned) for _, _, _, v, warned in rights)
+    lines += ["", "## Right gradients", "",
+              f"The SciPy adjoint and refnode's recipes (dop853, tolerances {RIGHT_TOLERANCES}): {len(rights)} answers.", "",
+              "| verdict | of which refnode warned | answers |", "|---|---|---|"]
+    lines += [f"| {v} | {warned or '-'} | {n} |" for (v, warned), n in sorted(tally.items())]
+    wrong = [row for row in rights if row[3] == "FAIL"]
+    lines += ["", "FAIL: " + ("; ".join(f"{id} {name} at {tol:g}{' (refnode warned)' if w else ''}" for id, name, tol, _, w in wrong)
+                              or "none") + ".", "", "## Left out", "", *([f"- {text}" for text in left_out] or ["none"]), ""]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
