@@ -21,6 +21,7 @@ from refnode.sensitivity.batch_gradient import gradient_batch
 from refnode.sensitivity.second_order import gauss_newton, hvp
 
 # and their proof
+from refnode.field_check import check_field
 from refnode.gradcheck.verdict import check_gradient
 
 

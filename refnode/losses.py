@@ -10,6 +10,9 @@ A loss is a triple, like everything that is differentiated, and its second deriv
 
 Losses add: ``sum_of_squares(data) + terminal(phi, phi_grad) + running_cost(g, g_jvp, g_vjp)``. A running
 cost has no value of its own here: the solver integrates it as one more state.
+
+A sum over no observation (``ts=[]``) is 0, and so is its gradient. That is right, and seldom meant: `gradient` warns
+where a loss that reads observations (``observes``) has none.
 """
 import dataclasses
 
@@ -22,6 +25,7 @@ class Loss:
     """Base of every loss: zero until a subclass says otherwise, and closed under ``+``."""
 
     running = None
+    observes = None          # whether it reads ys: True, False, or None where nobody said
 
     def value(self, ys, y1):
         return 0.0
@@ -56,6 +60,8 @@ class Sum(Loss):
             raise InvalidInputError("a loss holds at most one running cost; add them inside g")
         self.first, self.second = first, second
         self.running = first.running or second.running
+        told = {first.observes, second.observes}
+        self.observes = True if True in told else None if None in told else False
 
     def value(self, ys, y1):
         return self.first.value(ys, y1) + self.second.value(ys, y1)
@@ -92,6 +98,8 @@ class Scaled(Loss):
 class SumOfSquares(Loss):
     """L = w sum_ik (y_i(t_k) - data_ik)^2, with w = 1, or 1/(nK) for the mean."""
 
+    observes = True
+
     def __init__(self, data=None, mean=False):
         self.data = None if data is None else np.array(data, dtype=np.float64)
         self.mean = mean
@@ -121,6 +129,8 @@ class SumOfSquares(Loss):
 class Linear(Loss):
     """L = sum_ik w_ik y_i(t_k)."""
 
+    observes = True
+
     def __init__(self, weights):
         self.weights = np.array(weights, dtype=np.float64)
 
@@ -142,6 +152,8 @@ class Linear(Loss):
 
 class Terminal(Loss):
     """L = phi(y(t1)), with the user's phi, its gradient, and its Hessian times a vector."""
+
+    observes = False
 
     def __init__(self, phi, phi_grad, phi_hvp=None):
         self.phi, self.phi_grad, self.phi_hvp = phi, phi_grad, phi_hvp
@@ -167,6 +179,7 @@ class RunningCost(Loss):
     g_jvp: object
     g_vjp: object
     g_hvp: object = None
+    observes = False
 
     @property
     def running(self):

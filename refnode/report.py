@@ -1,16 +1,14 @@
 """The report of a validation: one HTML page that needs nothing else, its numbers as JSON, its figures as PNG."""
-import contextlib
 import dataclasses
 import html
 import io
 import json
 import math
-import os
 import re
-import tempfile
 from pathlib import Path
 
 from refnode import plot
+from refnode.atomic_file import write_atomically
 from refnode.evidence import exhibits
 from refnode.evidence.row import GROUPS, VERDICTS
 
@@ -94,24 +92,6 @@ def png_of(figure):
 
 
 # --- files -----------------------------------------------------------------------------------------
-
-def write_atomically(path, content):
-    """Write bytes or text so that the file is always either the old one or the new one, whole."""
-    path = Path(path)
-    content = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
 
 def write_report(outcome, folder, with_figures=True, progress=lambda name: None):
     """index.html, report.json and the PNG files in ``folder``; returns the path of the page."""

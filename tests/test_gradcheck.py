@@ -158,10 +158,8 @@ def raising(x):
     (lambda x: x, [0.0, 0.0], "expected a scalar, found an array of shape (2,)"),
     (lambda x: "three", [0.0, 0.0], "expected an array of numbers, found str"),
     (lambda x: 1j, [0.0, 0.0], "expected a real value"),
-    (lambda x: 1.0, [0.0], "grad: expected the shape of x (2,), found (1,)"),
     (lambda x: 1.0, [0.0, np.nan], "found nan first in x[1] (1 of 2 components)"),
     (lambda x: 1.0, raising, "grad raised ZeroDivisionError at x: no such thing"),
-    (lambda x: 1.0, lambda x: [[0.0, 0.0]], "grad: expected the shape of x (2,), found (1, 2)"),
     (lambda x: 1.0, lambda x: None, "grad raised InvalidTypeError")])
 def test_unusable_functions_and_gradients_are_errors(fun, grad, message):
     report = check_gradient(fun, [1.0, 2.0], grad)

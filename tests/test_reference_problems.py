@@ -14,6 +14,7 @@ import pytest
 import cases
 from refnode.errors import InvalidInputError, MissingDerivativeError
 from refnode.fields.classical import CLASSICAL
+from refnode.fields.expressions import checked_tree
 from refnode.fields.reference_fields import REFERENCE_FIELDS
 from refnode.interchange.canonical_json import problem_sha256
 from refnode.losses import scaled, sum_of_squares
@@ -135,6 +136,22 @@ def test_the_set_is_loaded_late():
     assert result.stdout.strip() == "[]", result.stdout + result.stderr
 
 
+def texts_in(value):
+    """All texts of expressions in a right-hand side or a loss."""
+    if isinstance(value, dict):
+        return [text for key, entry in value.items() if key not in ("kind", "mlp") for text in texts_in(entry)]
+    if isinstance(value, list):
+        return [text for entry in value for text in texts_in(entry)]
+    return [value] if isinstance(value, str) else []
+
+
+@every_record
+def test_texts_are_in_the_whitelisted_grammar(record):
+    for i, text in enumerate(texts_in([record.rhs, record.loss])):
+        checked_tree(i, text)
+    assert texts_in(record.rhs) or "mlp" in record.rhs
+
+
 # --- field = rhs ----------------------------------------------------------------------------------
 
 def evaluate_texts(texts, t, y, theta):
@@ -166,7 +183,7 @@ def evaluate_mlp(mlp, t, y, theta):
     return a
 
 
-def points_of(record, count=6):
+def points_of(record, count=12):
     """Random (t, y, theta): inputs of the problem times factors about 1, and numbers about 1 where they are 0."""
     rng = np.random.default_rng(len(record.id))
     for _ in range(count):

@@ -260,6 +260,17 @@ def test_an_order_that_is_too_low_fails_and_a_higher_one_does_not():
     assert order_row(second, 3, "y", **head).verdict == "FAIL"
 
 
+def test_another_branch_of_the_program_judges_nothing(monkeypatch):
+    """A program that takes other steps has another derivative: neither right nor wrong."""
+    case = gradient_claims.Case("van_der_pol", 0)
+    (right,) = through_claims.through_rows(case, ["through"], ["dopri5"])
+    program_of = through_claims.program_of
+    monkeypatch.setattr(through_claims, "program_of", lambda *arguments: (
+        through_claims.AdaptiveProgram(case.problem, rtol=1e-5), program_of(*arguments)[1]))
+    (other,) = through_claims.through_rows(case, ["through"], ["dopri5"])
+    assert (right.verdict, other.verdict) == ("PASS", "INCONCLUSIVE") and "different branches" in other.note
+
+
 def test_an_absolute_tolerance_that_knows_the_scale_of_the_loss_fails(monkeypatch):
     """As if the adjoint's absolute tolerance counted in units of its own: 2^-30 L is then lost in it."""
     from refnode.sensitivity import continuous_adjoint

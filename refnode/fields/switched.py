@@ -115,6 +115,54 @@ step_forcing = VectorField(
     parameter_names=("switch_time", "rate", "input_before", "input_after"))
 
 
+# --- a dose all at once ---------------------------------------------------------------------------
+
+@host_device
+def dose_decay_rhs(t, y, theta, tape, dy):
+    """A dose D at t = s into a decay: the amount less what was dosed, z' = -k (z + D from s on), theta = (s, k, D).
+
+    The amount z + D jumps at s, and z does not.
+    """
+    w = 1.0 * ((t - theta[0]).real < 0.0)
+    dy[0] = -theta[1] * (y[0] + (1.0 - w) * theta[2])
+
+
+@host_device
+def dose_decay_jvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_tan):
+    """Tangent of `dose_decay_rhs` within the pieces."""
+    w = 1.0 * ((t - theta[0]).real < 0.0)
+    dy_tan[0] = (-theta_tan[1] * (y[0] + (1.0 - w) * theta[2])
+                 - theta[1] * (y_tan[0] + (1.0 - w) * theta_tan[2]))
+
+
+@host_device
+def dose_decay_vjp(t, y, theta, tape, dy_bar, t_bar, y_bar, theta_bar):
+    """Transpose of `dose_decay_jvp`."""
+    w = 1.0 * ((t - theta[0]).real < 0.0)
+    # dy[0] = -theta[1]*(y[0] + (1 - w)*theta[2])
+    y_bar[0] -= theta[1] * dy_bar[0]
+    theta_bar[1] -= (y[0] + (1.0 - w) * theta[2]) * dy_bar[0]
+    theta_bar[2] -= theta[1] * (1.0 - w) * dy_bar[0]
+
+
+@host_device
+def dose_decay_hvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_bar, dy_bar_tan, t_bar_tan, y_bar_tan,
+                   theta_bar_tan):
+    """Tangent of `dose_decay_vjp` within the pieces."""
+    w = 1.0 * ((t - theta[0]).real < 0.0)
+    # y_bar[0] -= theta[1]*dy_bar[0]
+    y_bar_tan[0] -= theta_tan[1] * dy_bar[0] + theta[1] * dy_bar_tan[0]
+    # theta_bar[1] -= (y[0] + (1 - w)*theta[2])*dy_bar[0]
+    theta_bar_tan[1] -= (y_tan[0] + (1.0 - w) * theta_tan[2]) * dy_bar[0] + (y[0] + (1.0 - w) * theta[2]) * dy_bar_tan[0]
+    # theta_bar[2] -= theta[1]*(1 - w)*dy_bar[0]
+    theta_bar_tan[2] -= (1.0 - w) * (theta_tan[1] * dy_bar[0] + theta[1] * dy_bar_tan[0])
+
+
+dose_decay = VectorField(
+    dose_decay_rhs, jvp=dose_decay_jvp, vjp=dose_decay_vjp, hvp=dose_decay_hvp, name="dose_decay", n=1, p=3,
+    state_names=("amount_less_dose",), parameter_names=("dose_time", "rate", "dose"))
+
+
 # --- a rate that changes at a time ----------------------------------------------------------------
 
 @host_device

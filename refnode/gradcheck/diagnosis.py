@@ -3,6 +3,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+SUBNORMAL = 1e-290   # scales below have no digits, and their inverse overflows
 EXPLAINS = 0.01   # a mistake is recognised if it leaves at most this part of the mismatch
 
 
@@ -37,14 +38,17 @@ class Mismatch:
         return self.residual(self.reference)
 
     def residual(self, gradient):
-        """max |yoursᵢ − gradientᵢ| / scaleᵢ."""
+        """max |yoursᵢ − gradientᵢ| / scaleᵢ; inf where something wrong, without a scale, differs."""
         difference = np.abs(self.yours - gradient)
-        positive = self.scale > 0
+        positive = self.scale > SUBNORMAL
+        if (difference[self.wrong & ~positive] > 0).any():
+            return float("inf")
         return float(np.max(difference[positive] / self.scale[positive], initial=0.0))
 
     def explained_by(self, gradient):
         """Whether yours equals `gradient`, far better than it equals the reference."""
-        return self.residual(gradient) <= EXPLAINS * self.size
+        residual = self.residual(gradient)
+        return residual <= EXPLAINS * self.size and residual < float("inf")
 
     def only(self, members):
         """The mismatch restricted to some components."""
@@ -97,7 +101,8 @@ def _factor(mismatch):
 
 def _best_factor(mismatch):
     """Least-squares c in yours = c · reference, in units of the scale."""
-    weight = np.where(mismatch.scale > 0, 1 / np.where(mismatch.scale > 0, mismatch.scale, 1.0), 0.0)
+    counts = mismatch.scale > SUBNORMAL
+    weight = np.where(counts, 1 / np.where(counts, mismatch.scale, 1.0), 0.0)
     yours, reference = weight * mismatch.yours, weight * mismatch.reference
     norm = reference @ reference
     return float(yours @ reference / norm) if norm > 0 else 0.0
@@ -163,7 +168,7 @@ def _permuted(mismatch):
     if not mismatch.explained_by(mismatch.reference[order]):
         return None
     shown = ", ".join(map(str, order[:12])) + (", …" if len(order) > 12 else "")
-    return f"the components are permuted: yours[k] = reference[order[k]], order = [{shown}]"
+    return f"yours matches after permutation: yours[k] = reference[order[k]], order = [{shown}]"
 
 
 def _single_precision(mismatch):

@@ -6,8 +6,11 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from refnode.errors import GradientMismatch
+from refnode.gradcheck.report_formats import ROWS, to_html, to_junit, to_markdown
+from refnode.gradcheck.report_view import jsonable
 
-ROWS = 8   # components shown unless more are asked for
+TITLE = "check_gradient"
+FACTS = ("bound", "reference", "reproduce")   # lines under the table that are neither evidence nor diagnosis
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ class GradientReport:
         Calls of fun.
     settings : dict
         Everything needed to repeat the check.
+    title : str
+        What was checked, where it is more than a gradient.
     """
 
     verdict: str
@@ -97,6 +102,7 @@ class GradientReport:
     size: int = 0
     evaluations: int = 0
     settings: dict = field(default_factory=dict)
+    title: str = TITLE
 
     def __bool__(self):
         return self.verdict == "PASS"
@@ -131,21 +137,28 @@ class GradientReport:
 
     def to_markdown(self, rows=ROWS):
         """The report as Markdown."""
-        cells = [["component", "yours", "reference", "finite diff (±)", "error/bound", "verdict"], ["---"] * 6]
-        cells += [[f"`{row[0]}`", *row[1:], c.verdict] for c in self._rows()[:rows] for row in [_cells(c)]]
-        table = ["| " + " | ".join(row) + " |" for row in cells] if self._rows() else []
-        facts = [f"- **{key}**: {text}" for key, text in self._explanations()]
-        return "\n".join([f"### Gradient check: {self.verdict}", "", *table, "", *facts]) + "\n"
+        return to_markdown(self, rows=rows)
+
+    def to_html(self):
+        """The report as one page that loads nothing, with its pictures inside."""
+        return to_html(self, "refnode.check_gradient")
+
+    def to_junit(self):
+        """The report as JUnit XML with one test case; INCONCLUSIVE is a skipped test."""
+        return to_junit(self, "refnode.check_gradient")
 
     def to_dict(self):
         """The report as numbers, strings, lists and dicts; non-finite numbers as strings."""
-        return _jsonable({"format": "refnode.gradient_report", "version": 1, "verdict": self.verdict,
-                          "reference": self.reference, "size": self.size, "evaluations": self.evaluations,
-                          "components": [asdict(c) for c in self.components],
-                          "direction": asdict(self.direction) if self.direction else None,
-                          "worst": asdict(self.worst) if self.worst else None,
-                          "checks": [asdict(c) for c in self.checks], "diagnosis": list(self.diagnosis),
-                          "settings": self.settings})
+        return jsonable({"format": "refnode.gradient_report", "version": 1, "verdict": self.verdict,
+                         "title": "Gradient check" if self.title == TITLE else self.title,
+                         "summary": self._summary(), "reference": self.reference,
+                         "size": self.size, "evaluations": self.evaluations,
+                         "components": [asdict(c) for c in self.components],
+                         "direction": asdict(self.direction) if self.direction else None,
+                         "worst": asdict(self.worst) if self.worst else None,
+                         "checks": [asdict(c) for c in self.checks], "diagnosis": list(self.diagnosis),
+                         "facts": {key: text for key, text in self._explanations() if key in FACTS},
+                         "settings": self.settings})
 
     def raise_for_verdict(self, *, allow_inconclusive=False):
         """Raise unless the verdict is PASS (or INCONCLUSIVE, where that is allowed).
@@ -158,9 +171,11 @@ class GradientReport:
         if not (self or (allow_inconclusive and self.verdict == "INCONCLUSIVE")):
             raise GradientMismatch(self.to_text(), report=self)
 
+    def _summary(self):
+        return f"{len(self.components)} of {self.size} components compared, {self.evaluations} evaluations of fun"
+
     def _headline(self):
-        compared = f"{len(self.components)} of {self.size} components compared"
-        return f"check_gradient  {compared}, {self.evaluations} evaluations of fun".ljust(72) + f"  {self.verdict}"
+        return f"{self.title}  {self._summary()}".ljust(72) + f"  {self.verdict}"
 
     def _explanations(self):
         """(key, text) of every line under the table."""
@@ -206,17 +221,3 @@ def _cells(c):
 
 def _rankable(ratio):
     return math.inf if math.isnan(ratio) else ratio
-
-
-def _jsonable(value):
-    if isinstance(value, dict):
-        return {str(key): _jsonable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_jsonable(item) for item in value]
-    if isinstance(value, np.ndarray):
-        return _jsonable(value.tolist())
-    if isinstance(value, np.generic):
-        return _jsonable(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return repr(value)
-    return value

@@ -5,6 +5,7 @@ from refnode.gradcheck.evaluation import gradient_scale
 from refnode.gradcheck.gradient_report import Judgement
 
 MARGIN = 10.0      # FAIL only beyond this many estimated errors of the reference
+NOISE_SHARE = 0.01 # of an error, from which on noise is its cause: extrapolation amplifies noise / step by up to 100
 FLAT = 1e-12       # a slope that changes fun by less than this part of itself over the size of x counts as zero
 EPS = float(np.finfo(float).eps)
 
@@ -47,9 +48,18 @@ def judge_component(reference, tolerance, yours, i, name, index, failures):
         verdict, note = "ERROR", f"fun has no finite values around x along {name}" + _first(failures)
     elif verdict == "INCONCLUSIVE":
         note = (f"the reference of {name} is uncertain by {uncertainty:.1e}, the tolerance is "
-                f"{tolerance[i]:.1e} (step {reference.step[i]:.1e}, noise of fun {reference.noise:.1e})")
+                f"{tolerance[i]:.1e} (step {reference.step[i]:.1e}, noise of fun {reference.noise:.1e}"
+                f"{_longer_step(reference, i, tolerance[i])})")
     return _judgement(name, index, yours[i], reference.value[i], uncertainty, tolerance[i], verdict, note,
                       reference.difference[i], reference.difference_error[i])
+
+
+def _longer_step(reference, i, tolerance):
+    """The step at which the noise would be below the tolerance, where noise it is that makes the error."""
+    step, error = reference.step[i], reference.difference_error[i]
+    if not (tolerance > 0 and step > 0 and np.isfinite(error) and reference.noise / step > NOISE_SHARE * error):
+        return ""
+    return f"; steps from {step * error / tolerance:.0e} would do where fun is smooth over them"
 
 
 def judge_direction(direction, slope, tolerance, yours):

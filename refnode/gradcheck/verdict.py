@@ -12,6 +12,7 @@ from refnode.gradcheck.judgement import advice, judge_component, judge_direction
 from refnode.gradcheck.reference import gather_reference
 from refnode.gradcheck.taylor_test import COST as TAYLOR_COST
 from refnode.gradcheck.taylor_test import random_direction, taylor_remainders
+from refnode.gradcheck.wrong_shape import report_wrong_shape
 
 
 NOTES = 4   # components whose trouble is told in words
@@ -27,10 +28,10 @@ def check_gradient(fun, x, grad, *, names=None, rtol=1e-6, atol=0.0, methods=("f
 
     PASS          |yours − reference| ≤ rtol·scale + atol + uncertainty in every component, and the uncertainty of
                   the reference is below rtol·scale + atol.
-    FAIL          |yours − reference| > rtol·scale + atol + 10·uncertainty in some component.
+    FAIL          |yours − reference| > rtol·scale + atol + 10·uncertainty in some component, or another shape than x.
     INCONCLUSIVE  neither: the reference is not certain enough for the tolerance asked, or fun is not smooth
                   at x (the one-sided derivatives differ), or not all components could be covered.
-    ERROR         fun or grad raised, or returned something of the wrong shape or not finite.
+    ERROR         fun or grad raised, or returned what is no number or not finite; fun returned an array.
 
     The scale of a component is the largest of the reference gradient (`gradient_scale`), so that a component
     whose true value is zero is judged by the others. A gradient that is zero to rounding is judged by
@@ -77,7 +78,9 @@ def check_gradient(fun, x, grad, *, names=None, rtol=1e-6, atol=0.0, methods=("f
     try:
         guarded = _guard(request, max_evals)
         yours = _gradient(request)
-        return _examine(request, guarded, yours)
+        if yours.shape != request.x.shape:
+            return report_wrong_shape(request, guarded, yours)
+        return _examine(request, guarded, _finite(request, yours))
     except (UnusableFunction, _UnusableGradient) as fault:
         return GradientReport("ERROR", diagnosis=[str(fault)], size=request.x.size, settings=request.settings)
 
@@ -94,15 +97,18 @@ def _guard(request, max_evals):
 
 
 def _gradient(request):
-    """The gradient under test, flat and finite."""
+    """The gradient under test."""
     grad = request.grad
     if callable(grad):
         try:
             grad = real_numbers(grad(request.x.copy()), "grad(x)")
         except Exception as fault:
             raise _UnusableGradient(f"grad raised {type(fault).__name__} at x: {fault}") from fault
-    if grad.shape != request.x.shape:
-        raise _UnusableGradient(f"grad: expected the shape of x {request.x.shape}, found {grad.shape}")
+    return grad
+
+
+def _finite(request, grad):
+    """The gradient, flat; what is not finite is refused."""
     bad = np.flatnonzero(~np.isfinite(grad))
     if bad.size:
         raise _UnusableGradient(f"grad: expected finite numbers, found {grad.reshape(-1)[bad[0]]} first in "

@@ -63,6 +63,7 @@ CONDITION_NUMBERS = {
     "sine_decay/floor": 1.6e+16,
     "kink_forcing/ramp": 38.0,
     "step_forcing/dose": 38.0,
+    "dose_decay/instant": 73.0,
     "time_rate/switch": 16.0,
     "state_rate/threshold": 30.0,
     "timed_fall/event_time": 32.0,

@@ -58,8 +58,9 @@ OSCILLATORS = (
                 "Relaxation: half a cycle creeps, then jumps, then creeps on.", OBSERVED + ("backsolve_drift",)),
     van_der_pol(100, [2.0, 0.0], 0.0, 2.0, [2.0 ** -8, 0.5, 2.0],
                 [[1.5, 1.5, 1.5], [-0.5, 0.25, 0.25]],
-                "Stiff: velocity is a fast variable, whose initial value matters for a hundredth only.",
-                ("backsolve_drift", "interior_jumps_missing", "sign", "factor_two")),
+                "Stiff: what stabilises y in an explicit method, its rejected steps, is not in the tangent of the steps taken, "
+                "which may grow; and the velocity's initial value matters for a hundredth only.",
+                ("backsolve_drift", "uncontrolled_tangent", "interior_jumps_missing", "sign", "factor_two")),
     reference(
         "brusselator/cycle", brusselator,
         expr("theta[0] + y[0]**2*y[1] - (theta[1] + 1)*y[0]", "theta[1]*y[0] - y[0]**2*y[1]"),

@@ -4,7 +4,8 @@ The time of an event is measured without events: a clock is one more state, whic
 """
 import math
 
-from refnode.fields.switched import kink_forcing, state_rate, step_forcing, time_rate, timed_decay, timed_fall
+from refnode.fields.switched import (
+    dose_decay, kink_forcing, state_rate, step_forcing, time_rate, timed_decay, timed_fall)
 from refnode.problems.reference_problem import dyadic, expr, linear, reference
 
 ALL = ("jvp", "vjp", "hvp")
@@ -36,6 +37,13 @@ PROBLEMS = (
         y0=[1.0], theta=[0.71875, 1.5, 2.0, -0.5], span=(0.125, 2.0), ts=[1.0, 1.46875, 2.0],
         loss=linear([[0.5, -0.25, 1.0]]), hvp_direction=None, withheld=ALL, exposes=("switch_time_ignored",),
         note="An infusion that is switched at a parameter" + REFUSED),
+    reference(
+        "dose_decay/instant", dose_decay,
+        pieces(["-theta[1]*y[0]"], ["-theta[1]*(y[0] + theta[2])"], time="theta[0]"),
+        y0=[1.0], theta=[0.71875, 1.5, 0.75], span=(0.125, 2.0), loss=linear([[1.0]]), hvp_direction=None, withheld=ALL,
+        exposes=("switch_time_ignored",),
+        note="A dose D given at once at the time s, as the amount less what was dosed: the gradient for s is "
+             "k D exp(-k (t1 - s))" + REFUSED),
     reference(
         "time_rate/switch", time_rate, pieces(["theta[1]"], ["theta[2]"], time="theta[0]"),
         y0=[0.0], theta=[0.71875, 2.0, 0.5], span=(0.0, 1.0), loss=linear([[1.0]]), hvp_direction=None, withheld=ALL,

@@ -100,6 +100,10 @@ def step_forcing():
     return expr(f"theta[3]/theta[1] + ({at_switch} - theta[3]/theta[1])*exp(-theta[1]*(t - theta[0]))")
 
 
+def dose_decay():
+    return expr(f"y0[0]*exp(-theta[1]*{S}) + theta[2]*(exp(-theta[1]*(t - theta[0])) - 1)")
+
+
 def time_rate():
     return expr("y0[0] + theta[1]*(theta[0] - t0) + theta[2]*(t - theta[0])")
 
@@ -131,7 +135,7 @@ FORMS = {
     "cosine_relaxation": cosine_relaxation, "exchange": exchange, "outflow": outflow, "regulator": regulator,
     "sine_forcing": sine_forcing, "damped_rotation": damped_rotation, "forced_oscillator": forced_oscillator,
     "linear_density": linear_density, "kink_forcing": kink_forcing, "step_forcing": step_forcing,
-    "time_rate": time_rate, "state_rate": state_rate, "timed_fall": timed_fall, "timed_decay": timed_decay,
+    "dose_decay": dose_decay, "time_rate": time_rate, "state_rate": state_rate, "timed_fall": timed_fall, "timed_decay": timed_decay,
 }
 
 # Integral of the running cost over [t0, t], as text.

@@ -1,10 +1,12 @@
 """The public doors to derivatives of a solve: `gradient`, `vjp` and `jvp`."""
 import math
+import warnings
 
 import numpy as np
 
 from refnode.checks import require_problem
-from refnode.errors import InvalidInputError, MissingDerivativeError
+from refnode.errors import GradientWarning, InvalidInputError, MissingDerivativeError
+from refnode.field_check import require_right_derivatives
 from refnode.sensitivity.checkpointing import pull_checkpointed
 from refnode.sensitivity.continuous_adjoint import pull_backsolved, pull_interpolated
 from refnode.sensitivity.cotangents import (
@@ -49,12 +51,14 @@ def gradient(problem, sensitivity=None, *, truth=None, **options):
         the state (with ``tangent_rtol, tangent_atol``), and ``check_tangent`` says when a probe of the tangent
         checks that the steps resolve it: True, False, or "auto", which spares most solves that repeat an
         earlier one.
+        ``check_derivatives=True`` holds the field's jvp, vjp and hvp against finite differences first, as
+        `check_field` does.
 
     Warns
     -----
     GradientWarning
         If a computed gradient may be inaccurate: a drift of backsolve, an unresolved tangent, a horizon on
-        which the outputs are not determined by y0.
+        which the outputs are not determined by y0; or if the loss reads observations and there are none.
 
     Returns
     -------
@@ -69,13 +73,19 @@ def gradient(problem, sensitivity=None, *, truth=None, **options):
         If a solve fails; carries the `Solution`.
     InvalidInputError
         If the loss or its cotangents are not finite, or an argument is wrong.
+    GradientMismatch
+        If ``check_derivatives`` finds a wrong derivative of the field; the message names its entry.
     """
     require_problem(problem)
     if problem.loss is None:
         raise InvalidInputError("gradient needs a problem with a loss; give Problem(..., loss=...)")
     sensitivity = recipe_chosen(sensitivity, truth)
+    check_if_asked(problem, options)
     loss = LossSeeds(problem)
     cotangents, forward = _pull(problem, sensitivity, options, loss)
+    if loss.unread:
+        warnings.warn("the loss reads observations, and there are none (ts is empty): that part of it is 0, and so is its "
+                      "gradient; leave ts out to observe y(t1)", GradientWarning, stacklevel=2)
     return Gradient(**vars(cotangents), loss=loss.value, sensitivity=sensitivity,
                     forward=lambda: _solution_without_cost(forward, problem))
 
@@ -100,6 +110,7 @@ def vjp(problem, ys_bar=None, y1_bar=None, sensitivity=None, *, truth=None, **op
     """
     require_problem(problem)
     n, count = problem.y0.size, problem.ts.size
+    check_if_asked(problem, options)
     seeds = Seeds(array_of("ys_bar", ys_bar, (n, count)).T.copy(), array_of("y1_bar", y1_bar, (n,)))
     cotangents, _ = _pull(problem.replace(loss=None), recipe_chosen(sensitivity, truth), options, lambda forward: seeds)
     return cotangents
@@ -132,6 +143,7 @@ def jvp(problem, y0_tan=None, theta_tan=None, t0_tan=0.0, t1_tan=0.0, ts_tan=Non
         raise InvalidInputError(f"jvp needs a forward recipe ('discrete_forward', 'forward', 'through_forward'), "
                                 f"found {sensitivity!r}")
     problem.field.require("jvp")
+    check_if_asked(problem, options)
     own, options = split_options(sensitivity, recipe, options)
     push = _of_method(recipe, options, own, TANGENTS, REVERSIBLE_TANGENTS)
     y0_tan, theta_tan = array_of("y0_tan", y0_tan, problem.y0.shape), array_of("theta_tan", theta_tan, problem.theta.shape)
@@ -235,6 +247,7 @@ class LossSeeds:
 
     def __init__(self, problem):
         self.problem, self.value = problem, np.nan
+        self.unread = False                                     # whether it reads observations, and there are none
 
     def __call__(self, forward):
         loss, n, size = self.problem.loss, self.problem.y0.size, self.problem.flow_y0.size
@@ -246,9 +259,19 @@ class LossSeeds:
             raise InvalidInputError(f"loss must be finite, found {self.value}")
         ys_bar, y1_bar = loss.vjp(ys, y1)
         ys_bar, y1_bar = array_of("ys_bar", ys_bar, ys.shape).T, array_of("y1_bar", y1_bar, y1.shape)
+        self.unread = not ys.shape[1] and (loss.observes or (loss.observes is None and not y1_bar.any()))
         if size > n:                                            # a running cost: dL/dq = 1
             ys_bar, y1_bar = np.column_stack([ys_bar, np.zeros(len(ys_bar))]), np.append(y1_bar, 1.0)
         return Seeds(np.ascontiguousarray(ys_bar), y1_bar)
+
+
+def check_if_asked(problem, options):
+    """Takes ``check_derivatives`` out of the options, and does what it asks for."""
+    wanted = options.pop("check_derivatives", False)
+    if not isinstance(wanted, bool):
+        raise InvalidInputError(f"check_derivatives must be True or False, found {wanted!r}")
+    if wanted:
+        require_right_derivatives(problem)
 
 
 # --- small parts ----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from refnode.sensitivity.cotangents import Cotangents, Seeds, cotangents_of, for
 from refnode.sensitivity.discrete_adjoint import pull_cotangents, push_tangents
 from refnode.sensitivity.forward_solve import check_first_call, solved
 from refnode.sensitivity.gradient import (
-    LossSeeds, array_of, require_cost_weight, require_derivative, split_options)
+    LossSeeds, array_of, check_if_asked, require_cost_weight, require_derivative, split_options)
 from refnode.sensitivity.jumps import initial_tangent, observation_tangent
 from refnode.sensitivity.second_order_adjoint import PathTangents
 from refnode.sensitivity.second_order_steps import StepTangents
@@ -68,7 +68,8 @@ def hvp(problem, y0_tan=None, theta_tan=None, t0_tan=0.0, t1_tan=0.0, ts_tan=Non
         adjoint, which approaches the derivative of the exact solution as the tolerance falls.
     **options
         Those of `solve`, and ``tangent_rtol, tangent_atol, adjoint_rtol, adjoint_atol`` for
-        "adjoint_over_adjoint".
+        "adjoint_over_adjoint". ``check_derivatives=True`` holds the field's jvp, vjp and hvp against finite
+        differences first.
 
     Returns
     -------
@@ -89,11 +90,13 @@ def hvp(problem, y0_tan=None, theta_tan=None, t0_tan=0.0, t1_tan=0.0, ts_tan=Non
         raise InvalidInputError(f"sensitivity must be one of {list(SECOND_ORDER)}, found {sensitivity!r}")
     _require_loss(problem, "hvp")
     recipe = SECOND_ORDER[sensitivity]
+    check_if_asked(problem, options)
     own, options = split_options(sensitivity, recipe, options)
     _require_tableau(options, "hvp")
     for which in ("jvp", "vjp", "hvp"):
         require_derivative(problem, which)
     require_cost_weight(problem, options)
+    problem.field.check_derivatives(problem.t0, problem.y0, problem.theta, second=True)
     direction = Direction.of(problem, y0_tan, theta_tan, t0_tan, t1_tan, ts_tan)
     tangents = recipe.tangents(problem, options, own, direction.start, direction.theta)
     return _product(problem, options, own, direction, tangents, sensitivity)

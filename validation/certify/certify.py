@@ -32,7 +32,8 @@ from taylor_step import log2                                                    
 GOAL_BITS = 100                 # 2^-100 < 1e-30, relative to the largest entry of a quantity
 FIRST_DIGITS = 130
 DIGITS = {"cosine_relaxation/k50": 220, "cosine_relaxation/k100": 360, "cosine_relaxation/k200": 360,
-          "cosine_relaxation/k1000": 360, "lorenz/t10": 145, "lorenz/t20": 170}
+          "cosine_relaxation/k1000": 360, "lorenz/t10": 145, "lorenz/t20": 170, "kepler/t64": 182,
+          "kepler/periods20": 215}
 # where decay or growth costs digits, so that the first attempt is the last
 LAST = ("mlp/2_32", "mlp/8", "dilution", "lorenz/t20", "kepler", "mu100", "fitzhugh")        # take minutes
 METHOD = ("validated Taylor series of state and adjoint; tails by a fixed point in the weighted l1 norm; "
