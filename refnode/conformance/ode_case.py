@@ -216,6 +216,9 @@ def _overall(answer, level, components):
         return ("ERROR", ["the answer holds no derivative: nothing to judge"]) if not components else (
             min((c.verdict for c in components), key=GRAVITY.index), ["no derivative was compared"])
     verdict = min((c.verdict for c in components), key=GRAVITY.index)
+    limited = sorted({c.note for c in components if c.note.startswith("tolerance-limited")})
+    if limited and verdict == "INCONCLUSIVE":
+        return verdict, limited[:2]
     if not level.testable:
         return "INCONCLUSIVE", [f"not testable at tolerance {level.tolerance:g}: the condition number of the gradient is "
                                 f"{level.kappa:.2g}; solve more tightly"]
