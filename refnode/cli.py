@@ -1,4 +1,4 @@
-"""The command line: validate, methods, demo, doctor, cache."""
+"""The command line: its commands, and the exit status."""
 import argparse
 import functools
 import importlib
@@ -8,18 +8,19 @@ import platform
 import sys
 import time
 
+from refnode import cli_check, cli_problems
 from refnode._version import __version__
-from refnode.errors import InvalidInputError, RefnodeError
+from refnode.errors import InvalidInputError, ProblemFileError, RefnodeError
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments=None):
-    """Run a command; returns the exit status: 0 pass, 1 fail, 2 usage, 130 interrupted."""
+    """Run a command; returns the exit status: 0 pass, 1 fail, 2 usage, 3 inconclusive, 130 interrupted."""
     try:
         options = parser().parse_args(arguments)
         return options.run(options)
-    except InvalidInputError as error:
+    except (InvalidInputError, ProblemFileError) as error:
         print(f"refnode: {error}", file=sys.stderr)
         return USAGE
     except RefnodeError as error:
@@ -49,6 +50,9 @@ def parser():
     methods = commands.add_parser("methods", help="the sensitivity recipes: what each computes, costs, and is not for")
     methods.set_defaults(run=run_methods)
     _demo_options(commands.add_parser("demo", help="train a small model, with figures"))
+    cli_problems.add_problems(commands.add_parser("problems", help="the reference problems: list, show, export, certify"))
+    cli_problems.add_solve(commands.add_parser("solve", help="refnode's own answer to a problem file"))
+    cli_check.add_check(commands.add_parser("check", help="judge the gradient of another program"))
     cache = commands.add_parser("cache", help="the disk cache of compiled functions")
     cache.add_argument("action", choices=("info", "clear"))
     cache.set_defaults(run=run_cache)

@@ -58,18 +58,22 @@ def _extent(tree):
 
 
 def _check_node(i, node):
+    """Refuse what is not allowed; returns the node's constant value, if it has one, and its nested exponents multiplied."""
     if kind_of(node) is None:
         raise refused(i, f"{_text(node)} is not allowed; known are t, y[i], theta[j], pi, numbers, "
                           f"+ - * / ** and {', '.join(FUNCTIONS)}")
-    for child in operands_of(node):
-        _check_node(i, child)
-    value = constant_value(i, node)
+    parts = [_check_node(i, child) for child in operands_of(node)]
+    value = _constant(i, node, [value for value, _ in parts])
     if value is not None and not math.isfinite(value):
         raise refused(i, f"the constant {_text(node)} is {value}")
-    nested = _exponent_product(i, node)
+    nested = max((product for _, product in parts), default=1.0)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
+        exponent = parts[1][0]
+        nested *= 1.0 if exponent is None else max(1.0, abs(exponent))
     if nested > MAX_EXPONENT:       # SymPy would carry out 9**9**9; and x**(10**9) is a mistake
         raise refused(i, f"the exponents in {_text(node)} multiply to {nested:g}, at most {MAX_EXPONENT} "
                          "is allowed")
+    return value, nested
 
 
 def _text(node):
@@ -115,30 +119,23 @@ def operands_of(node):
 
 def constant_value(i, node):
     """The value of a subtree without variables, in float64; None if it has variables."""
+    return _constant(i, node, [constant_value(i, child) for child in operands_of(node)])
+
+
+def _constant(i, node, operands):
+    """The same from the values of its operands."""
     kind = kind_of(node)
-    if kind in ("t", "variable"):
+    if kind in ("t", "variable") or None in operands:
         return None
     if kind == "pi":
         return math.pi
     try:
         if kind == "number":
             return float(node.value)
-        operands = [constant_value(i, child) for child in operands_of(node)]
-        if None in operands:
-            return None
         operation = FUNCTIONS[node.func.id] if kind == "call" else {**OPERATORS, **SIGNS}[type(node.op)]
         return float(operation(*operands))
     except (ArithmeticError, ValueError, TypeError) as error:
         raise refused(i, f"the constant {_text(node)} has no finite real value") from error
-
-
-def _exponent_product(i, node):
-    """The largest product of constant exponents along a path of nested powers."""
-    product = max((_exponent_product(i, child) for child in operands_of(node)), default=1.0)
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
-        exponent = constant_value(i, node.right)
-        product *= 1.0 if exponent is None else max(1.0, abs(exponent))
-    return product
 
 
 def refused(i, reason):

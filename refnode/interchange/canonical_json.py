@@ -38,8 +38,11 @@ def canonical_number(value):
         value = float(value)
     except OverflowError:
         value = math.inf
+    text = repr(value)
     if not math.isfinite(value):
         raise InvalidInputError(f"JSON has no number {value}; write non-finite values as strings")
+    if "e" not in text and not text.endswith(".0"):       # most numbers: both languages write them alike
+        return text
     sign, digits, point = _decimal(value)
     count = len(digits)
     if count <= point <= 21:
