@@ -1,4 +1,4 @@
-"""The command line: validate, methods, demo, doctor, cache."""
+"""The command line: validate, methods, demo, conform, doctor, cache."""
 import argparse
 import functools
 import importlib
@@ -9,6 +9,7 @@ import sys
 import time
 
 from refnode._version import __version__
+from refnode.cli_conform import add_conform
 from refnode.errors import InvalidInputError, RefnodeError
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -52,6 +53,7 @@ def parser():
     cache = commands.add_parser("cache", help="the disk cache of compiled functions")
     cache.add_argument("action", choices=("info", "clear"))
     cache.set_defaults(run=run_cache)
+    add_conform(commands)
     commands.add_parser("doctor", help="facts about this installation").set_defaults(run=run_doctor)
     return top
 
