@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: validate test test-slow benchmark clean
+.PHONY: validate test test-slow test-peers conform benchmark clean
 .DEFAULT_GOAL := validate
 
 $(VENV)/installed: setup.cfg pyproject.toml
@@ -16,7 +16,7 @@ validate: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/python -c "from refnode.validate import COSTS, compile_drivers; compile_drivers(lambda done, count: None, COSTS)"
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not peers"
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
@@ -24,6 +24,13 @@ test-slow: $(VENV)/installed
 $(VENV)/peers: $(VENV)/installed validation/performance/requirements.txt
 	$(BIN)/python -m pip install --quiet -r validation/performance/requirements.txt
 	touch $@
+
+test-peers: $(VENV)/peers
+	$(BIN)/python -m pytest -m peers
+
+conform: $(VENV)/peers
+	$(BIN)/refnode conform torchdiffeq diffrax torchode casadi autograd scipy refnode --matrix validation/results/conformance.html \
+		--matrix validation/results/conformance.md --matrix validation/results/conformance.json
 
 benchmark: $(VENV)/peers
 	$(BIN)/python validation/performance/run.py

@@ -10,6 +10,7 @@ import time
 
 from refnode import cli_check, cli_problems
 from refnode._version import __version__
+from refnode.cli_conform import add_conform
 from refnode.errors import InvalidInputError, ProblemFileError, RefnodeError
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -56,6 +57,7 @@ def parser():
     cache = commands.add_parser("cache", help="the disk cache of compiled functions")
     cache.add_argument("action", choices=("info", "clear"))
     cache.set_defaults(run=run_cache)
+    add_conform(commands)
     commands.add_parser("doctor", help="facts about this installation").set_defaults(run=run_doctor)
     return top
 

@@ -34,6 +34,7 @@ ALLOWED = {
     "problems": {"errors", "checks", "host_device", "fields", "losses", "interchange"},
     "models": FOUNDATIONS | {"checks", "layers", "fields", "solve", "sensitivity", "problems", "losses",
                              "optimisers", "beforehand"},
+    "adapters": {"errors", "fields", "problems", "sensitivity", "__init__", "_version"},    # refnode is a library among others
     # what stands on top of everything, and is imported by nothing below
     "evidence": ANYTHING,
     "foreign_derivatives": {"errors", "gradcheck"},
@@ -49,6 +50,7 @@ ALLOWED = {
     "testing": {"errors", "gradcheck", "foreign_derivatives"},
     "validate": ANYTHING,
     "cli": ANYTHING,
+    "cli_conform": ANYTHING,
     "__main__": ANYTHING,
     "__init__": ANYTHING,
 }
@@ -59,9 +61,16 @@ FOREIGN_IN = {
     "llvmlite": {"layers/dense.py"},                    # the call of BLAS; Numba brings it
     "sympy": {"fields/symbolic.py"},                    # an optional extra
     "matplotlib": {"plot.py", "models/spiral.py"},
+    "torch": {"adapters/torchdiffeq.py", "adapters/torchode.py"},
+    "torchdiffeq": {"adapters/torchdiffeq.py"},
+    "torchode": {"adapters/torchode.py"},
+    "jax": {"adapters/diffrax.py"},
+    "diffrax": {"adapters/diffrax.py"},
+    "casadi": {"adapters/casadi.py"},
+    "autograd": {"adapters/autograd.py"},
     "pytest": {"pytest_plugin.py"},
 }
-LATE = {"sympy", "matplotlib", "scipy.optimize"}        # not loaded by `import refnode`
+LATE = {"sympy", "matplotlib", "scipy.optimize", "torch", "jax", "casadi", "refnode.adapters"}        # not loaded by `import refnode`
 
 
 def imports(path, package=PACKAGE):

@@ -1,0 +1,97 @@
+"""diffrax: its four ways to differentiate `diffeqsolve`, compiled once for all tolerances."""
+import functools
+import json
+import time
+
+import numpy as np
+
+from refnode.adapters.answer_form import Mode, answer_form, checked_choice, versions_of
+from refnode.adapters.translate import Task, array_library
+
+LIBRARY = "diffrax"
+METHODS = ("Dopri5", "Kvaerno5")
+MAX_STEPS = 2 ** 16
+MODES = {
+    "RecursiveCheckpoint": Mode(METHODS, "discrete_frozen", "RecursiveCheckpointAdjoint(), the default", default=True),
+    "Direct": Mode(METHODS[:1], "discrete_frozen", "DirectAdjoint()"),
+    "ForwardMode": Mode(METHODS[:1], "discrete_frozen", "ForwardMode(), with jax.jacfwd"),
+    "Backsolve": Mode(METHODS, "exact", "BacksolveAdjoint(solver=..., stepsize_controller=...)"),
+    "BacksolveSeminorm": Mode(METHODS[:1], "exact", "BacksolveAdjoint with norm=adjoint_rms_seminorm"),
+}
+STAGES = {"Dopri5": 6}          # evaluations a step; implicit methods iterate besides
+
+
+def versions():
+    """Imports the library, in double precision."""
+    import jax
+    jax.config.update("jax_enable_x64", True)
+    import diffrax  # noqa: F401
+    return versions_of("diffrax", "jax", "equinox")
+
+
+@functools.cache
+def jax_library():
+    """JAX's NumPy."""
+    import jax.numpy as jnp
+    return array_library(jnp)
+
+
+def answer(problem, mode, method, rtol, atol):
+    """The answer of diffrax; see `refnode.adapters`."""
+    import jax
+    version, choice, task = versions()["diffrax"], checked_choice(LIBRARY, MODES, mode, method), Task(problem)
+    program, compile_seconds = _compiled(json.dumps(problem, sort_keys=True), mode, method)
+    started = time.process_time()
+    (value, (ys, steps)), bars = jax.block_until_ready(
+        program(task.y0, task.theta, task.grid, np.float64(rtol), np.float64(atol)))
+    stats = {"seconds": time.process_time() - started, "compile_seconds": compile_seconds, "steps": int(steps)}
+    stats.update({"nfev": STAGES[method] * int(steps)} if method in STAGES else {})
+    return answer_form(task, LIBRARY, version, mode, method, choice.truth, np.asarray(ys), float(value),
+                       *(np.asarray(bar) for bar in bars), stats=stats)
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(text, mode, method):
+    """The compiled program (y0, theta, times, rtol, atol) -> ((loss, (ys, steps)), gradients), and the seconds it took."""
+    import jax
+    task = Task(json.loads(text))
+    loss = _loss_of(task, mode, method)
+    inputs = (0, 1) if mode.startswith("Backsolve") else (0, 1, 2)      # backsolve refuses derivatives in times
+    if mode == "ForwardMode":
+        program = _by_jacfwd(jax, loss, inputs)
+    else:
+        program = jax.value_and_grad(loss, argnums=inputs, has_aux=True)
+    shapes = [jax.ShapeDtypeStruct(np.shape(a), np.float64) for a in (task.y0, task.theta, task.grid, 0.0, 0.0)]
+    started = time.process_time()
+    return jax.jit(program).lower(*shapes).compile(), time.process_time() - started
+
+
+def _by_jacfwd(jax, loss, inputs):
+    def program(*arguments):
+        value_aux = lambda *a: (loss(*a)[0], loss(*a))
+        gradients, (value, aux) = jax.jacfwd(value_aux, argnums=inputs, has_aux=True)(*arguments)
+        return (value, aux), gradients
+    return program
+
+
+def _loss_of(task, mode, method):
+    import diffrax
+    solver, term = getattr(diffrax, method)(), diffrax.ODETerm(task.rhs(jax_library()))
+    loss_of_states = task.loss(jax_library())
+
+    def adjoint(controller, rtol, atol):
+        if mode == "Backsolve":
+            return diffrax.BacksolveAdjoint(solver=solver, stepsize_controller=controller)
+        if mode == "BacksolveSeminorm":
+            return diffrax.BacksolveAdjoint(solver=solver, stepsize_controller=diffrax.PIDController(
+                rtol=rtol, atol=atol, norm=diffrax.adjoint_rms_seminorm))
+        return {"RecursiveCheckpoint": diffrax.RecursiveCheckpointAdjoint, "Direct": diffrax.DirectAdjoint,
+                "ForwardMode": diffrax.ForwardMode}[mode]()
+
+    def loss(y0, theta, times, rtol, atol):
+        controller = diffrax.PIDController(rtol=rtol, atol=atol)
+        solution = diffrax.diffeqsolve(
+            term, solver, times[0], times[-1], None, y0, args=theta, saveat=diffrax.SaveAt(ts=times),
+            stepsize_controller=controller, adjoint=adjoint(controller, rtol, atol), max_steps=MAX_STEPS)
+        return loss_of_states(solution.ys, theta), (solution.ys, solution.stats["num_steps"])
+    return loss

@@ -1,0 +1,69 @@
+"""SciPy: `solve_ivp` with finite differences, as many programs do without an adjoint."""
+import time
+
+import numpy as np
+
+from refnode.adapters.answer_form import Mode, answer_form, checked_choice, versions_of
+from refnode.adapters.translate import NUMPY, Task
+
+LIBRARY = "scipy"
+METHODS = ("RK45", "LSODA")
+MODES = {
+    "approx_fprime": Mode(METHODS[:1], "unknown", "scipy.optimize.approx_fprime, its own step 1.5e-8", default=True),
+    "central": Mode(METHODS, "unknown", "central differences, step eps^(1/3) max(1, |x|)"),
+}
+
+STEP = float(np.cbrt(np.finfo(float).eps))
+
+
+def versions():
+    """Imports the library."""
+    import scipy.integrate  # noqa: F401
+    import scipy.optimize  # noqa: F401
+    return versions_of("scipy", "numpy")
+
+
+class Solves:
+    """The loss as a function of (y0, theta): one solve an evaluation, counted."""
+
+    def __init__(self, task, method, rtol, atol):
+        self.task, self.options = task, {"method": method, "rtol": rtol, "atol": atol}
+        self.f, self.of_states, self.nfev = task.rhs(NUMPY), task.loss(NUMPY), 0
+        self.first = None
+
+    def __call__(self, inputs):
+        from scipy.integrate import solve_ivp
+        n = self.task.y0.size
+        theta, times = inputs[n:], self.task.grid
+        result = solve_ivp(lambda t, y: self.f(t, y, theta), (times[0], times[-1]), inputs[:n], t_eval=times,
+                           **self.options)
+        self.nfev += result.nfev
+        if not result.success:
+            raise RuntimeError(f"solve_ivp: {result.message}")
+        self.first = result.y.T if self.first is None else self.first
+        return float(self.of_states(result.y.T, theta))
+
+
+def answer(problem, mode, method, rtol, atol):
+    """The answer of SciPy; see `refnode.adapters`."""
+    from scipy.optimize import approx_fprime
+    choice, task = checked_choice(LIBRARY, MODES, mode, method), Task(problem)
+    loss, inputs = Solves(task, method, rtol, atol), np.concatenate([task.y0, task.theta])
+    started = time.process_time()
+    value = loss(inputs)
+    alone = loss.nfev
+    bars = approx_fprime(inputs, loss) if mode == "approx_fprime" else _central(loss, inputs)
+    stats = {"seconds": time.process_time() - started, "nfev": alone, "nfev_backward": loss.nfev - alone}
+    n = task.y0.size
+    return answer_form(task, LIBRARY, versions()["scipy"], mode, method, choice.truth, loss.first, value,
+                       bars[:n], bars[n:], stats=stats)
+
+
+def _central(loss, inputs):
+    bars = np.empty(inputs.size)
+    for i, step in enumerate(STEP * np.maximum(1.0, np.abs(inputs))):
+        ahead, behind = inputs.copy(), inputs.copy()
+        ahead[i] += step
+        behind[i] -= step
+        bars[i] = (loss(ahead) - loss(behind)) / (ahead[i] - behind[i])
+    return bars
