@@ -8,9 +8,8 @@ import platform
 import sys
 import time
 
-from refnode import cli_check, cli_problems
+from refnode import cli_check, cli_conform, cli_problems
 from refnode._version import __version__
-from refnode.cli_conform import add_conform
 from refnode.errors import InvalidInputError, ProblemFileError, RefnodeError
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -54,10 +53,10 @@ def parser():
     cli_problems.add_problems(commands.add_parser("problems", help="the reference problems: list, show, export, certify"))
     cli_problems.add_solve(commands.add_parser("solve", help="refnode's own answer to a problem file"))
     cli_check.add_check(commands.add_parser("check", help="judge the gradient of another program"))
+    cli_conform.add_conform(commands.add_parser("conform", help="hold other libraries' gradients against the reference problems"))
     cache = commands.add_parser("cache", help="the disk cache of compiled functions")
     cache.add_argument("action", choices=("info", "clear"))
     cache.set_defaults(run=run_cache)
-    add_conform(commands)
     commands.add_parser("doctor", help="facts about this installation").set_defaults(run=run_doctor)
     return top
 

@@ -6,9 +6,8 @@ from pathlib import Path
 from refnode.errors import InvalidInputError
 
 
-def add_conform(commands):
-    """The command and its options."""
-    command = commands.add_parser("conform", help="hold other libraries' gradients against the reference problems")
+def add_conform(command):
+    """The options of the command."""
     command.add_argument("tools", nargs="+", metavar="NAME", help="torchdiffeq, diffrax, torchode, casadi, autograd, scipy, "
                          "refnode, or the dotted path of an adapter")
     command.add_argument("--problems", default="*", help="comma-separated ids; * and ? stand for any characters")

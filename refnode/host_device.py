@@ -89,7 +89,7 @@ def source_of(path):
         place = os.path.join(root, *module.split(".")[1:])
         if os.path.isdir(place):
             files += [os.path.join(place, name) for name in sorted(os.listdir(place)) if name.endswith(".py")]
-        else:
+        elif os.path.isfile(place + ".py"):
             files.append(place + ".py")
     name = os.path.relpath(path, root).encode()
     return hashlib.sha256(name + b"\0" + content).digest(), files
