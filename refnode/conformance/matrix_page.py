@@ -15,7 +15,7 @@ CSS = """
 --link:#79c0ff;--PASS:#2f9e4f;--FLOOR:#3a97a5;--DEGRADED:#bd8b2e;--FAIL:#d9434a;--ERROR:#9368d6;--HANG:#ab74c6;--CRASH:#6f48b3;
 --none:#21262d}}
 *{box-sizing:border-box}
-body{margin:0 auto;max-width:96rem;padding:2rem 1.5rem 4rem;background:var(--back);color:var(--ink);
+body{margin:0 auto;max-width:106rem;padding:2rem 1.5rem 4rem;background:var(--back);color:var(--ink);
 font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif}
 h1{font-size:1.9rem;margin:0 0 .2rem}h2{font-size:1.3rem;margin:2.6rem 0 .6rem}
 p{max-width:60rem;margin:.5rem 0}.soft{color:var(--soft)}code{font:.92em ui-monospace,SFMono-Regular,Menlo,monospace}
