@@ -19,7 +19,7 @@ route (80-bit floats, no Taylor series, adjoint or derivative rule) differs by w
 quantity; beside it, in brackets, its own error estimate. Its Hessian-vector products are extrapolated differences, which show few digits
 where a gradient bends at once (Lorenz at T = 20: four).
 
-Made a second time from scratch (`certify.py --compare`), with balls that overlap: all but cosine_relaxation/k1000, kepler/t64,
+Made a second time from scratch (`certify.py --compare`), with balls that overlap: all but cosine_relaxation/k1000, kepler/t64 and periods20,
 lorenz/t5, t10 and t20, lotka_volterra/loss_2p30, loss_2m30 and rescaled_2p20, mlp/2_32_32_2 and 8_32_8, van_der_pol/mu10, mu100 and
 dilution16, fitzhugh_nagumo/spikes.
 
