@@ -245,7 +245,7 @@ def _facts(matrix, command):
     line = f"<p>Made by <code>{_escape(command)}</code>.</p>" if command else ""
     return f"""<h2>Problems</h2><div class="scroll"><table class="plain facts"><thead><tr><th>id</th><th class="n">κ</th>
 <th>reference</th><th>note</th></tr></thead><tbody>{problems}</tbody></table></div>
-<h2>Versions and conditions</h2><table class="plain facts"><tbody>{tools}</tbody></table>
+<h2>Versions and conditions</h2><div class="scroll"><table class="plain facts"><tbody>{tools}</tbody></table></div>
 <p>Relative and absolute tolerance are the same number, the absolute one in units of the initial state where that is smaller than 1.
 A cell has {matrix.limit:g} s of processor time in a process of its own; seconds are processor time of the solve and its gradient,
 without compiling. Evaluations are counted forwards + backwards where the library lets them be counted.</p>{line}"""

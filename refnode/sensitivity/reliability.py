@@ -62,4 +62,4 @@ def warn_of_horizon(growth, rtol):
 
 def solved_tolerance(trajectory):
     """The relative tolerance of a solve; rounding, where steps are given."""
-    return EPS if trajectory.grid.size else max(float(trajectory.tolerance[1].min(initial=1.0)), EPS)
+    return EPS if trajectory.grid.size else trajectory.options.smallest_rtol

@@ -111,6 +111,10 @@ class SolveOptions:
         return control_values(self.controller, self.tableau.error_order, self.max_step)
 
     @functools.cached_property
+    def smallest_rtol(self):
+        return float(self.rtol.min(initial=1.0))
+
+    @functools.cached_property
     def vectors(self):
         """Tolerances as vectors, by their length; see `tolerance_vectors`."""
         return {}
