@@ -21,13 +21,15 @@ from refnode.sensitivity.batch_gradient import gradient_batch
 from refnode.sensitivity.second_order import gauss_newton, hvp
 
 # and their proof
-from refnode.field_check import check_field
 from refnode.gradcheck.verdict import check_gradient
 
 
 def __getattr__(name):
-    """Of the gradients of others, too: `check_ode`, imported when it is first asked for."""
+    """Of fields and of the gradients of others, too: `check_field`, `check_ode`, imported when first asked for."""
     if name == "check_ode":
         from refnode.conformance.check_ode import check_ode
         return check_ode
+    if name == "check_field":
+        from refnode.field_check import check_field
+        return check_field
     raise AttributeError(f"module 'refnode' has no attribute {name!r}")

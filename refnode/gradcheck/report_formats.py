@@ -9,11 +9,10 @@ from pathlib import Path
 
 from refnode.atomic_file import write_atomically
 from refnode.errors import InvalidInputError
-from refnode.gradcheck.report_page import page
 from refnode.gradcheck.report_view import difference_shown, gravest, ratio_of, shown, views
 
 ROWS = 8                                                      # components in Markdown, unless more are asked for
-NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+NOT_IN_XML = "[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 
 
 def write_report(path, reports, *, title="refnode check"):
@@ -141,6 +140,7 @@ def _code(text):
 
 def to_html(reports, title="refnode check"):
     """One page with its style and pictures inside; nothing is loaded, light and dark."""
+    from refnode.gradcheck.report_page import page          # late: it takes a fortieth of `import refnode`
     found = views(reports)
     return page(found, title, totals(found), explanations)
 
@@ -178,7 +178,7 @@ def _reason(view):
 
 def _xml(text):
     """Text without the characters XML 1.0 has no way to write."""
-    return NOT_IN_XML.sub("\ufffd", str(text))
+    return re.sub(NOT_IN_XML, "\ufffd", str(text))
 
 
 FORMATS = {".txt": to_text, ".json": to_json, ".md": to_markdown, ".html": to_html, ".xml": to_junit}

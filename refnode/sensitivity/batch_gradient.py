@@ -12,7 +12,7 @@ from refnode.sensitivity.cotangents import fill_slopes, require_finite
 from refnode.sensitivity.discrete_adjoint import OBSERVATION, OFFSET, SLICE, STEP, pull_through_steps
 from refnode.sensitivity.forward_solve import check_first_call
 from refnode.sensitivity.gradient import checked_call, gradient
-from refnode.sensitivity.jumps import initial_time_cotangent, time_cotangent
+from refnode.sensitivity.jumps import time_cotangents_kernel
 from refnode.solve.batch import (
     BEGUN, BUDGET, END, INTEGER_MATRIX, SAMPLE, Samples, joint_options, require_control,
     split_solution)
@@ -90,6 +90,14 @@ def add_rows(rows, count, total):
             total[m] += rows[j, m]
 
 
+@host_device
+def each_time_cotangents(ts_first, y0_bars, ys_bar, y1_bars, slopes, times_bar):
+    """`time_cotangents_kernel` for every sample: row ts_first[i] + 2 i and the next of slopes, into times_bar."""
+    for i in range(y0_bars.shape[0]):
+        seen, rows = slice(ts_first[i], ts_first[i + 1]), slice(ts_first[i] + 2 * i, ts_first[i + 1] + 2 * i + 2)
+        time_cotangents_kernel(y0_bars[i], ys_bar[seen], y1_bars[i], slopes[rows], times_bar[rows])
+
+
 # --- the host's side ------------------------------------------------------------------------------
 
 class _Sweep:
@@ -161,9 +169,9 @@ class _Sweep:
         batch, count = self.samples.batch, len(self.loss)
         starts = batch.ts_first[:-1] + 2 * np.arange(count)
         ends = batch.ts_first[1:] + 2 * np.arange(count) + 1
-        inside = np.delete(self.slopes, np.concatenate([starts, ends]), axis=0)
-        return (initial_time_cotangent(self.y_bars, self.slopes[starts]),
-                time_cotangent(self.y1_bars, self.slopes[ends]), time_cotangent(self.ys_bar, inside))
+        times_bar = np.empty(len(self.slopes))
+        each_time_cotangents(batch.ts_first, self.y_bars, self.ys_bar, self.y1_bars, self.slopes, times_bar)
+        return times_bar[starts], times_bar[ends], np.delete(times_bar, np.concatenate([starts, ends]))
 
 
 @dataclasses.dataclass
