@@ -1,35 +1,37 @@
 """refnode: Neural ODEs from scratch in NumPy and Numba, every derivative written by hand and proved."""
+import importlib
+
 from refnode import fields, gradcheck, losses, optimisers, problems
 from refnode._version import __version__
 from refnode.errors import (
     CacheWarning, GradientMismatch, GradientWarning, IntegrationError, InvalidInputError, InvalidTypeError,
-    MissingDerivativeError, RefnodeError)
+    MissingDerivativeError, ProblemFileError, RefnodeError)
 
-# a problem
+# a problem, its solution, the derivatives of its solution, and their proof
 from refnode.fields.field import VectorField
-from refnode.problems.batch_problem import Batch
 from refnode.problems.problem import Problem
-
-# its solution
 from refnode.solve.initial_value import solve
-from refnode.solve.batch import solve_batch
 from refnode.solve.solve_ivp import solve_ivp
-
-# the derivatives of its solution
 from refnode.sensitivity.gradient import gradient, jvp, vjp
-from refnode.sensitivity.batch_gradient import gradient_batch
-from refnode.sensitivity.second_order import gauss_newton, hvp
-
-# and their proof
 from refnode.gradcheck.verdict import check_gradient
+
+WHEN_ASKED_FOR = {           # the same, imported when first asked for: an import is to take little longer than Numba's
+    "Batch": "refnode.problems.batch_problem",                  # many problems at once
+    "solve_batch": "refnode.solve.batch",
+    "gradient_batch": "refnode.sensitivity.batch_gradient",
+    "hvp": "refnode.sensitivity.second_order",                  # second derivatives
+    "gauss_newton": "refnode.sensitivity.second_order",
+    "check_field": "refnode.field_check",                       # of a field's jvp, vjp and hvp
+    "check_ode": "refnode.conformance.check_ode",               # of another program's gradients
+}
 
 
 def __getattr__(name):
-    """Of fields and of the gradients of others, too: `check_field`, `check_ode`, imported when first asked for."""
-    if name == "check_ode":
-        from refnode.conformance.check_ode import check_ode
-        return check_ode
-    if name == "check_field":
-        from refnode.field_check import check_field
-        return check_field
-    raise AttributeError(f"module 'refnode' has no attribute {name!r}")
+    if name not in WHEN_ASKED_FOR:
+        raise AttributeError(f"module 'refnode' has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(WHEN_ASKED_FOR[name]), name)
+    return found
+
+
+def __dir__():
+    return sorted({*globals(), *WHEN_ASKED_FOR})

@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -226,10 +225,10 @@ def seconds(code, environment, folder):
 
 
 def test_import_takes_at_most_half_longer_than_that_of_numba(tmp_path):
-    """Medians of 4 interleaved runs with compiled bytecode: 1.2 measured, 1.5 allowed."""
+    """The quickest of 6 interleaved runs with compiled bytecode: 1.3 to 1.4 measured, 1.5 allowed."""
     environment = stubs.clean_environment(package_copy(tmp_path), PYTHONDONTWRITEBYTECODE=None)
-    runs = [[seconds(f"import {name}", environment, tmp_path) for name in ("numba", "refnode")] for _ in range(5)]
-    numba, refnode = (statistics.median(times) for times in zip(*runs[1:]))     # the first one wrote bytecode
+    runs = [[seconds(f"import {name}", environment, tmp_path) for name in ("numba", "refnode")] for _ in range(7)]
+    numba, refnode = (min(times) for times in zip(*runs[1:]))                   # the first one wrote bytecode
     print(f"import numba {numba:.3f} s, refnode {refnode:.3f} s, ratio {refnode / numba:.2f}")
     assert refnode <= 1.5 * numba
 
