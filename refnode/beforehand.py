@@ -10,7 +10,8 @@ from numba.core import config
 
 from refnode.host_device import cache_home, package_root
 
-COMPILE = "import sys; from refnode.beforehand import prepare; [prepare(name) for name in sys.argv[1:]]"
+RECORD = 128                # bytes of a name in the pipe that the processes take their work from
+COMPILE = "from refnode.beforehand import prepare_all; prepare_all()"
 
 
 def named(name):
@@ -23,6 +24,12 @@ def prepare(name):
     """Compile, or load from the disk cache: a driver, or what a function without arguments compiles when called."""
     thing = named(name)
     getattr(thing, "prepare", thing)()
+
+
+def prepare_all():
+    """`prepare` one name after another from standard input, until there is none left."""
+    while record := os.read(sys.stdin.fileno(), RECORD):        # whole: so little is read and written at once
+        prepare(record.decode().strip())
 
 
 def missing_drivers(names):
@@ -43,15 +50,19 @@ def cache_takes_files():
 
 
 @contextlib.contextmanager
-def compiling(shares):
-    """Processes, one for each list of names, that compile while the body runs; they are not left behind.
+def compiling(names, workers=1):
+    """Processes that compile while the body runs, each the next of the names; they are not left behind.
 
     What they fail to do is done where it is needed.
     """
     path = os.pathsep.join([str(package_root().parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    children = [subprocess.Popen([sys.executable, "-P", "-c", COMPILE, *share], stdout=subprocess.DEVNULL,
+    source, sink = os.pipe()
+    os.write(sink, b"".join(name.encode().ljust(RECORD) for name in names))
+    os.close(sink)
+    children = [subprocess.Popen([sys.executable, "-P", "-c", COMPILE], stdin=source, stdout=subprocess.DEVNULL,
                                  stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": path})
-                for share in shares]
+                for _ in range(min(workers, len(names)))]
+    os.close(source)
     try:
         yield children
     finally:

@@ -201,15 +201,7 @@ def compile_drivers(report, names=tuple(DRIVERS), workers=2):
     missing = missing_drivers(names)
     if len(missing) < 2 or not cache_takes_files():
         return
-    with compiling(shares(missing, workers)) as children:
+    with compiling(sorted(missing, key=COSTS.get, reverse=True), workers) as children:
         while any(child.poll() is None for child in children):
             report(len(missing) - len(missing_drivers(missing)), len(missing))
             time.sleep(0.25)
-
-
-def shares(names, workers):
-    """The names dealt to the workers, the longest first, each to the one with the least to do."""
-    dealt = [[] for _ in range(workers)]
-    for name in sorted(names, key=lambda name: -COSTS[name]):
-        min(dealt, key=lambda share: sum(COSTS[other] for other in share)).append(name)
-    return [share for share in dealt if share]

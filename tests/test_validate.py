@@ -331,12 +331,14 @@ def test_every_driver_is_compiled_beforehand():
     assert drivers == set(validate.COSTS)
 
 
-def test_work_is_dealt_evenly():
-    dealt = validate.shares(list(validate.COSTS), 2)
-    assert sorted(sum(dealt, [])) == sorted(validate.COSTS)
-    loads = [sum(validate.COSTS[name] for name in share) for share in dealt]
-    assert max(loads) - min(loads) <= 1
-    assert validate.shares(["refnode.solve.integrate:integrate_field"], 2) == [["refnode.solve.integrate:integrate_field"]]
+def test_processes_take_the_names_one_by_one(tmp_path, monkeypatch):
+    """Every name once, whichever process takes it."""
+    (tmp_path / "probe.py").write_text("import pathlib, uuid\n" + "".join(
+        f"def f{i}(): (pathlib.Path(__file__).parent / ('{i} ' + uuid.uuid4().hex)).touch()\n" for i in range(6)))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with beforehand.compiling([f"probe:f{i}" for i in range(6)], workers=2) as children:
+        assert [child.wait() for child in children] == [0, 0]
+    assert sorted(path.name.split()[0] for path in tmp_path.glob("* *")) == list("012345")
 
 
 def test_a_cache_that_takes_no_files_is_not_filled(monkeypatch, tmp_path):
