@@ -60,10 +60,9 @@ def test_a_mistake_is_named_by_its_behaviour(mistake, id):
     assert keys(report)[0] == mistake, str(report)
 
 
-@pytest.mark.slow
 def test_backsolve_drift_is_named_by_its_behaviour():
-    """y solved backwards through Lorenz's attractor: y and the loss are right, and the gradient is not."""
-    report = refnode.check_ode("lorenz/t5", WRONG_ADJOINTS["backsolve_drift"])
+    """y solved backwards against a strong attraction: y and the loss are right, and the gradient is not."""
+    report = refnode.check_ode("cosine_relaxation/k50", WRONG_ADJOINTS["backsolve_drift"])
     assert report.verdict == "FAIL" and keys(report)[0] == "backsolve_drift", str(report)
 
 
@@ -77,7 +76,7 @@ def test_an_absolute_tolerance_that_does_not_know_the_loss_is_found_by_scaling_i
     """Right on the problem itself, wrong on loss × 2^-30."""
     report = refnode.check_ode("lotka_volterra/terminal", WRONG_ADJOINTS["absolute_tolerance_on_adjoint"])
     assert report.verdict == "FAIL" and keys(report)[0] == "absolute_tolerance_on_adjoint"
-    assert "loss × 2^-30 disagree" in str(report)
+    assert "loss × 2^-30 disagree" in " ".join(str(report).split())
 
 
 def test_an_uncontrolled_tangent_is_named():

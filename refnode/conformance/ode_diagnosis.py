@@ -227,7 +227,8 @@ def _by_signature(comparison, mismatch, core):
 def _float32(mismatch):
     """Numbers that are float32 to the last bit, or errors of that size."""
     numbers = mismatch.yours[mismatch.yours != 0]
-    singles = numbers.size > 1 and np.array_equal(numbers, numbers.astype(np.float32).astype(float))
+    with np.errstate(over="ignore"):
+        singles = numbers.size > 1 and np.array_equal(numbers, numbers.astype(np.float32).astype(float))
     if singles and mismatch.size < 1e-2:
         return [finding("single_precision", "every number of yours is a float32, and the error is of its size.")]
     nonzero = mismatch.reference != 0

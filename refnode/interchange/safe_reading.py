@@ -13,7 +13,7 @@ from refnode.errors import ProblemFileError
 
 MAX_BYTES = 16 * 2**20          # of a file; larger problems than this should be split
 MAX_VALUES = 2**20              # numbers, strings and so on in a file
-MAX_CONTAINERS = 100_000        # lists and objects in a file
+MAX_CONTAINERS = 20_000         # lists and objects in a file
 MAX_KEYS = 10_000               # of all objects in a file together
 MAX_DEPTH = 32                  # lists and objects inside each other
 MAX_NUMBER = 400                # characters of a number
