@@ -26,7 +26,7 @@ from refnode.interchange.key_paths import arrays_from                   # noqa: 
 from refnode.interchange.problem_file import checked_problem, content_of, packed     # noqa: E402
 from refnode.problems.reference_set import REFERENCE_PROBLEMS           # noqa: E402
 
-SECONDS, BYTES = 2.0, 2**30         # the seconds of a machine that adds ten million numbers in a third of one
+SECONDS, BYTES = 2.0, 2**30
 FEW, MANY = 75, 2600               # examples of each of the four tests: 300 fast, 10 400 slow
 COUNTS = {"files": 0, "accepted": 0, "refused": 0, "seconds": 0.0}
 
@@ -34,13 +34,6 @@ ANSWER = {"format": "refnode.answer", "version": 1, "problem_sha256": "0" * 64, 
           "truth": "exact", "y": [[1.5, 2.0], [math.nan, -math.inf]], "loss": 0.25,
           "grad": {"y0": [1.0, 2.0], "theta": [0.5], "t0": 1.0, "t1": -2.0, "ts": [0.0, 1e-300]},
           "stats": {"nfev": 10, "rtol": 1e-9}, "error": None}
-
-
-def seconds_now():
-    """`SECONDS` for this machine as it is now: other work slows reading and adding alike."""
-    started = time.process_time()
-    sum(range(10**7))
-    return SECONDS * max(1.0, 3.0 * (time.process_time() - started))
 
 
 @functools.cache
@@ -73,7 +66,7 @@ def survives(content):
         spent = time.process_time() - started
         COUNTS["seconds"] = max(COUNTS["seconds"], spent)
         COUNTS["refused" if found is None else "accepted"] += 1
-        assert spent < SECONDS or spent < seconds_now()
+        assert spent < SECONDS
         assert 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - used) < BYTES
         if found is not None and len(content) < 10**5:
             comes_back(found)
@@ -257,8 +250,8 @@ LARGE = {
     "strings": b'{"format": "refnode.answer", "version": 1, "problem_sha256": "' + b"0" * 64 + b'", "y": [[' + b'"NaN",' * 10**6 + b"0]]}",
     "rows": b'{"format": "refnode.answer", "version": 1, "problem_sha256": "' + b"0" * 64 + b'", "y": [' + b"[1]," * 19_000 + b"[1]]}",
     "expressions": b'{"format": "refnode.problem", "version": 1, "t0": 0, "t1": 1, "theta": [], "loss": {"kind": "sumsq", "data": null}, "y0": ['
-                   + b"1," * 166 + b'1], "rhs": {"expr": [' + b'"' + b"+".join([b"y[0]**2"] * 73) + b'",' * 1 + b'"' + b'","'.join(
-                       [b"+".join([b"y[0]**2"] * 73)] * 166) + b'"]}}',
+                   + b"1," * 60 + b'1], "rhs": {"expr": [' + b'"' + b"+".join([b"y[0]**2"] * 73) + b'",' * 1 + b'"' + b'","'.join(
+                       [b"+".join([b"y[0]**2"] * 73)] * 60) + b'"]}}',
     "a large file": b"[" + b"0" * (16 * 2**20) + b"]",
 }
 
@@ -284,7 +277,7 @@ def test_the_originals_are_accepted():
     for suffix in ("json", "npz"):
         for content in files(suffix):
             read = answer_from if b"problem_sha256" in content else (lambda content, source: read_problem_bytes(content))
-            read(content, "file")
+            assert read(content, "file") is not None
 
 
 @pytest.mark.slow

@@ -3,10 +3,8 @@ import math
 import textwrap
 from dataclasses import asdict, dataclass, field
 
-import numpy as np
-
-from refnode.errors import GradientMismatch
-from refnode.gradcheck.gradient_report import versions
+from refnode.gradcheck.gradient_report import GradientReport, versions
+from refnode.gradcheck.report_view import jsonable
 
 ROWS = 6         # components shown unless more are asked for
 WIDTH = 118
@@ -90,16 +88,7 @@ class OdeReport:
                          "findings": [asdict(f) for f in self.diagnosis], "notes": list(self.notes),
                          "facts": dict(self._facts()), "settings": self.settings})
 
-    def raise_for_verdict(self, *, allow_inconclusive=False):
-        """Raise unless the verdict is PASS (or INCONCLUSIVE, where that is allowed).
-
-        Raises
-        ------
-        GradientMismatch
-            With this report as its `report`.
-        """
-        if not (self or (allow_inconclusive and self.verdict == "INCONCLUSIVE")):
-            raise GradientMismatch(self.to_text(), report=self)
+    raise_for_verdict = GradientReport.raise_for_verdict
 
     def _headline(self):
         parts = [f"refnode check  {self.problem}"]
@@ -168,18 +157,3 @@ def _cells(c):
     known = not math.isnan(c.finite_difference_error)
     difference = f"{c.finite_difference:+.6e} ({c.finite_difference_error:.0e})" if known else ""
     return c.name, f"{c.yours:+.6e}", f"{c.reference:+.6e}", difference, f"{c.ratio:.1e}"
-
-
-def jsonable(value):
-    """Plain Python values; non-finite numbers as strings."""
-    if isinstance(value, dict):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [jsonable(item) for item in value]
-    if isinstance(value, np.ndarray):
-        return jsonable(value.tolist())
-    if isinstance(value, np.generic):
-        return jsonable(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return repr(value)
-    return value

@@ -9,7 +9,7 @@ from refnode.errors import InvalidInputError
 from refnode.fields.expressions import checked_tree
 from refnode.interchange.schema_check import Fault
 
-MAX_TEXT = 100_000           # characters of all expressions of a right-hand side together
+MAX_TEXT = 40_000            # characters of all expressions of a right-hand side together
 
 
 def require_consistent(problem):

@@ -42,17 +42,15 @@ def gradient(problem, sensitivity=None, *, truth=None, **options):
     **options
         Those of `solve`; ``checkpoints``, the states that "checkpointed" and "online" may hold (100); and
         ``adjoint_rtol, adjoint_atol`` (continuous adjoints) or ``tangent_rtol, tangent_atol`` (forward), by
-        default those of the solve. The absolute tolerance of an adjoint
-        counts in units of the largest cotangent, so that scaling the loss scales the gradient exactly.
+        default those of the solve. The absolute tolerance of an adjoint counts in units of the largest cotangent,
+        so that scaling the loss scales the gradient exactly.
         ``seminorm=True`` leaves the parameter integral of an augmented adjoint out of its error norm,
         ``checkpoints`` is the number of states "backsolve_checkpointed" starts afresh from, and
         ``error_control="staggered"`` lets "forward" test the state before it advances the tangents.
         For "discrete" and "discrete_forward" ``control="tangent"`` lets tangents enter the step norm beside
-        the state (with ``tangent_rtol, tangent_atol``), and ``check_tangent`` says when a probe of the tangent
-        checks that the steps resolve it: True, False, or "auto", which spares most solves that repeat an
-        earlier one.
-        ``check_derivatives=True`` holds the field's jvp, vjp and hvp against finite differences first, as
-        `check_field` does.
+        the state (with ``tangent_rtol, tangent_atol``), and ``check_tangent`` says when a probe of the tangent checks
+        that the steps resolve it: True, False, or "auto", which spares most solves that repeat an earlier one.
+        ``check_derivatives=True`` holds the field's jvp, vjp and hvp against finite differences first.
 
     Warns
     -----
