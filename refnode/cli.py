@@ -119,22 +119,31 @@ def require_folder(path):
 # --- demo ------------------------------------------------------------------------------------------
 
 def _demo_options(command):
-    command.add_argument("name", choices=("spiral",))
-    command.add_argument("--output", default="spiral", metavar="DIR", help="folder of the result (default: spiral)")
+    command.add_argument("name", nargs="?", help="which; --list says what there is")
+    command.add_argument("--list", action="store_true", help="name the demonstrations, and what each shows")
+    command.add_argument("--output", metavar="DIR", help="folder of the result (default: the demonstration's name)")
     command.add_argument("--recipe", default="discrete", help="sensitivity recipe (default: discrete)")
     command.add_argument("--seed", type=_seed, default=0, help="of data, parameters and batches (default: 0)")
-    command.add_argument("--iterations", type=int, help="of training (default: 3000 by discrete, fewer by slower recipes)")
+    command.add_argument("--iterations", type=int, help="of training")
+    command.add_argument("--epochs", type=int, help="of training: how often every sample is seen")
+    command.add_argument("--method", help="stepper of the solves")
+    command.add_argument("--rtol", type=float, help="relative tolerance of the solves")
+    command.add_argument("--atol", type=float, help="absolute tolerance of the solves")
+    command.add_argument("--data", metavar="DIR", help="folder with data to take instead of what is shipped")
     command.add_argument("--quiet", action="store_true", help="print nothing")
     command.set_defaults(run=run_demo)
 
 
 def run_demo(options):
-    """Train the model of the demonstration, and say where its picture is."""
-    from refnode.models import spiral
-    spiral.checked_iterations(options.recipe, options.iterations)
-    require_folder(options.output)
+    """Train the model of the demonstration, and say where its pictures are."""
+    from refnode import demos
+    if options.list or options.name is None:
+        for name, demo in demos.DEMOS.items():
+            print(f"{name:<12} {demo.shows}")
+        return OK
+    given = {name: value for name in demos.OPTIONS if (value := getattr(options, name)) is not None}
     progress = None if options.quiet else functools.partial(print, flush=True)
-    result = spiral.run_demo(options.output, options.recipe, options.seed, options.iterations, progress)
+    result = demos.run(options.name, options.output or options.name, options.recipe, options.seed, progress, **given)
     for path in () if options.quiet else result.files:
         print(path)
     return OK

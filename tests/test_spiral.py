@@ -14,7 +14,7 @@ from refnode.gradcheck import check_gradient
 from refnode.models import neural_ode
 from refnode.models.neural_ode import (
     History, MeanOfObservedSquares, NeuralODE, cut, decayed, descend, random_segments, reverse_evaluations, whole)
-from refnode.models.spiral import WIDTHS, fit_in_two_stages, measured, noisy_spiral, run_demo, running_mean, true_spiral
+from refnode.demos.spiral import WIDTHS, fit_in_two_stages, measured, noisy_spiral, run_demo, running_mean, true_spiral
 
 TINY = (2, 3, 2)
 FROZEN_STEPS = {"n_steps": 12}                          # the loss is then smooth, and its truth the frozen steps

@@ -18,6 +18,7 @@ import pathlib
 
 import numpy as np
 
+from refnode.demos.pictures import DATA, FIT, GREY, INK, STREAM, picture
 from refnode.errors import InvalidInputError
 from refnode.fields.field import VectorField
 from refnode.host_device import host_device
@@ -219,30 +220,15 @@ def write(result, folder):
 
 # --- the picture ----------------------------------------------------------------------------------
 
-# Colours that the colour-blind can tell apart. Okabe & Ito, Color Universal Design, 2008.
-INK, GREY, STREAM, DATA, FIT = "#222222", "#666666", "#bcc6d0", "#e69f00", "#0072b2"
-
-STYLE = {
-    "font.family": "sans-serif", "font.size": 11, "axes.titlesize": 13, "axes.titlelocation": "left",
-    "axes.titlepad": 12, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": GREY,
-    "axes.labelcolor": INK, "text.color": INK, "xtick.color": GREY, "ytick.color": GREY,
-    "legend.frameon": False, "savefig.dpi": 150, "svg.hashsalt": "refnode"}
-
 PLANE, LOSSES = (0.055, 0.17, 0.385, 0.74), (0.54, 0.17, 0.43, 0.74)      # left, bottom, width, height
 SIZE = 2.55                                                                 # half the side of the plane
 
 
 def write_picture(result, files):
     """Left the plane with data, truth, fit and learnt field; right the loss. Into each of the files."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(12.5, 6.5))
+    with picture((12.5, 6.5), files) as figure:
         draw_plane(figure.add_axes(PLANE), result)
         draw_losses(figure.add_axes(LOSSES), result)
-        for file in files:                              # without a date the same numbers give the same bytes
-            figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
 
 
 def draw_plane(axes, result):

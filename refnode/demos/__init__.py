@@ -1,0 +1,56 @@
+"""The demonstrations: systems built from the models, trained, drawn, and their gradients checked in the end.
+
+Each is a module with ``run_demo(output, recipe, seed, progress, ...)``, which writes its pictures and its numbers
+into the folder ``output``, hands lines of text to ``progress``, and returns a result: ``str(result)`` is what the
+reader wants to know, ``result.files`` what was written. Which of `OPTIONS` it takes beyond, its signature says.
+"""
+import dataclasses
+import importlib
+import inspect
+import pathlib
+
+from refnode.errors import InvalidInputError
+from refnode.sensitivity.recipes import recipe_named
+
+OPTIONS = ("iterations", "epochs", "method", "rtol", "atol", "data")      # that some demonstrations take
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """A demonstration: its module, and what it shows in one line."""
+
+    module: str
+    shows: str
+
+    def function(self):
+        """Its ``run_demo``."""
+        return importlib.import_module(self.module).run_demo
+
+
+DEMOS = {
+    "spiral": Demo("refnode.demos.spiral", "a neural ODE learns a spiral from noisy, irregular observations"),
+}
+
+
+def run(name, output, recipe="discrete", seed=0, progress=None, **options):
+    """Run the demonstration ``name``; ``options`` are those of `OPTIONS` that were given.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no such demonstration, or it does not take one of the options, or the folder cannot be made.
+    """
+    if name not in DEMOS:
+        raise InvalidInputError(f"demo must be one of {', '.join(DEMOS)}, found {name!r}")
+    function = DEMOS[name].function()
+    taken = [option for option in OPTIONS if option in inspect.signature(function).parameters]
+    for option in options:
+        if option not in taken:
+            raise InvalidInputError(f"demo {name} takes no {option!r}; beside output, recipe and seed it takes "
+                                    f"{', '.join(taken) or 'nothing'}")
+    recipe_named(recipe)
+    try:
+        pathlib.Path(output).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInputError(f"output {output}: {error.strerror}") from error
+    return function(output, recipe=recipe, seed=seed, progress=progress, **options)
