@@ -3,8 +3,13 @@
 Every builder takes a `Workload` and returns a callable without arguments, or raises ImportError if its
 library is not installed. Foreign libraries are imported only here.
 """
+import ctypes
 import dataclasses
 import functools
+import pathlib
+import shutil
+import subprocess
+import tempfile
 
 import numpy as np
 
@@ -53,6 +58,50 @@ def refnode_contestant(work, **options):
         result = refnode.gradient(work.problem, "discrete", method="dopri5", rtol=work.tolerance,
                                   atol=work.tolerance, **options)
         return result.loss, result.theta
+    return run
+
+
+def refnode_function_contestant(work, **options):
+    """What a loop calls: prepared once, as the other libraries' compiled functions are."""
+    evaluate = refnode.GradientFunction(work.problem, "discrete", method="dopri5", rtol=work.tolerance,
+                                        atol=work.tolerance, **options)
+    theta = work.problem.theta
+
+    def run():
+        result = evaluate(theta=theta)
+        return result.loss, result.theta
+    return run
+
+
+# --- the limit: a program in C for this one problem -----------------------------------------------
+
+C_FLAGS = ("-O3", "-march=native", "-fno-tree-vectorize", "-funroll-loops", "-shared", "-fPIC")   # vectorised it is slower
+
+
+def c_contestant(work):
+    """`lotka_volterra.c`, compiled now: the same steps and transposes with every size known, and no checks."""
+    if work.kind != "lotka_volterra" or (compiler := shutil.which("cc")) is None:
+        raise ImportError("a C compiler, and a program for Lotka-Volterra alone")
+    folder = tempfile.mkdtemp()
+    library = pathlib.Path(folder) / "lotka_volterra.so"
+    source = pathlib.Path(__file__).parent / "lotka_volterra.c"
+    subprocess.run([compiler, *C_FLAGS, "-o", library, source, "-lm"], check=True)
+    program = ctypes.CDLL(str(library))
+    shutil.rmtree(folder)
+    problem, real = work.problem, ctypes.c_double
+    first_step = refnode.solve(problem, rtol=work.tolerance, atol=work.tolerance, dense_output=True).t_steps[1] - problem.t0
+    ys, ys_step = np.empty((problem.ts.size, 2)), np.empty(problem.ts.size, np.int32)
+    y_bar, theta_bar, ys_bar = np.empty(2), np.empty(4), np.empty_like(ys)
+    at = lambda array: array.ctypes.data_as(ctypes.c_void_p)
+    y0, theta, ts = at(problem.y0), at(problem.theta), at(problem.ts)
+    outputs = at(ys), at(ys_step), at(ys_bar), at(y_bar), at(theta_bar)
+
+    def run():
+        steps = program.forward(y0, theta, real(problem.t0), real(problem.t1), real(first_step), real(work.tolerance),
+                                real(work.tolerance), problem.ts.size, ts, *outputs[:2])
+        np.multiply(2.0, ys, out=ys_bar)
+        program.reverse(steps, theta, problem.ts.size, ts, *outputs[1:])
+        return float(np.vdot(ys, ys)), theta_bar.copy()
     return run
 
 
@@ -170,6 +219,9 @@ def contestants_for(work):
     return {
         "refnode discrete": lambda: refnode_contestant(work),
         "refnode discrete, specialised": lambda: refnode_contestant(work, specialize=True),
+        "refnode GradientFunction": lambda: refnode_function_contestant(work),
+        "refnode GradientFunction, specialised": lambda: refnode_function_contestant(work, specialize=True),
+        "C, written for this problem": lambda: c_contestant(work),
         "diffrax backsolve": lambda: diffrax_contestant(work, "backsolve"),
         "diffrax default": lambda: diffrax_contestant(work, "default"),
         "torchdiffeq": lambda: torchdiffeq_contestant(work, "through the solver"),

@@ -64,7 +64,7 @@ def measure(work, rounds):
             continue
         rows[name] = {"error": float(np.max(np.abs(grad - exact)) / np.max(np.abs(exact)))}
     times = interleaved_times(runs, rounds)
-    fastest = min((np.median(t) for name, t in times.items() if not name.startswith("refnode")), default=np.nan)
+    fastest = min((np.median(t) for name, t in times.items() if not name.startswith(("refnode", "C,"))), default=np.nan)
     for name, seconds in times.items():
         ratio = seconds / times["refnode discrete"]
         rows[name] |= {"seconds": float(np.median(seconds)), "ratio": float(np.median(ratio)),
@@ -142,6 +142,10 @@ def table(result):
         low, high = row["ratio_range"]
         lines.append(f"| {name} | {1e3 * row['seconds']:.3f} | {row['ratio']:.2f} ({low:.2f}-{high:.2f}) "
                      f"| {row['error']:.1e} |")
+    own = {name: row["seconds"] for name, row in result["rows"].items() if name.startswith("refnode")}
+    quickest = min(own, key=own.get)
+    lines.append(f"\nThe fastest other library takes {result['fastest_peer_seconds'] / own[quickest]:.1f} times as long as "
+                 f"{quickest}, {result['fastest_peer_seconds'] / own['refnode discrete']:.1f} times as long as refnode discrete.")
     if "lower_bound" in result:
         bound = result["lower_bound"]
         best = min(row["seconds"] for name, row in result["rows"].items() if name.startswith("refnode"))
