@@ -99,6 +99,12 @@ def test_early_stopping_returns_the_lowest():
     assert found.history.validation == [3.0, 1.0, 2.0, 1.0, 5.0] and found.reason == "no lower validation for 3 epochs"
 
 
+def test_it_stops_at_the_target():
+    found = fit([0.0], lambda theta, batch: (0.0, [-1.0]), [0], SGD(1.0), epochs=9, validate=lambda theta: 5.0 - theta[0],
+                target=2.0)
+    assert found.theta.tolist() == [3.0] and found.reason == "validation 2 is at most 2"
+
+
 def test_evaluations_are_recorded():
     stats = {"nfev": 44, "n_steps": 5, "n_rejected": 2, "n_steps_reverse": 5}
     found = fit([0.0], lambda theta, batch: (1.0, [0.0], stats), [0], SGD(), epochs=2)
@@ -271,7 +277,7 @@ def test_a_killed_process_is_resumed_exactly(tmp_path):
 
 
 def settings_of_the_run():
-    return training.Settings(None, 400, 0.0, None, None, None, "", None, None, 1, 7, "").text(Adam(0.05), 3)
+    return training.Settings(None, 400, 0.0, None, None, None, None, "", None, None, 1, 7, "").text(Adam(0.05), 3)
 
 
 # --- checkpoints that are refused -----------------------------------------------------------------
@@ -366,7 +372,7 @@ def test_an_interrupted_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 # --- bad input ------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("options, message", [
-    ({"theta": [np.nan]}, r"theta\[0\] = nan"), ({"epochs": -1}, "epochs"), ({"patience": 2}, "patience needs validate"),
+    ({"theta": [np.nan]}, r"theta\[0\] = nan"), ({"epochs": -1}, "epochs"), ({"patience": 2}, "patience needs validate"), ({"target": 2.0}, "target needs validate"),
     ({"clip": 0.0}, "clip must be finite and positive"), ({"l2": -1.0}, "l2 must be"), ({"every": 0}, "every"),
     ({"batches": []}, "no batch in epoch 0"), ({"batches": iter([0]), "epochs": 2}, "no batch in epoch 1"),
     ({"loss_and_gradient": lambda theta, batch: (0.0, np.ones(2))}, r"gradient of shape \(1,\), found \(2,\)"),

@@ -8,6 +8,7 @@ import dataclasses
 import numpy as np
 
 from refnode.gradcheck.finite_difference import finite_difference_jvp
+from refnode.sensitivity.recipes import recipe_named
 
 RTOL = 1e-6          # of the largest directional derivative: what PASS means
 
@@ -70,3 +71,11 @@ def gradient_evidence(loss, theta, grad, seed=0, directions=3):
         found = finite_difference_jvp(loss, theta, direction)
         ours[k], theirs[k], uncertainty[k] = float(np.dot(grad, direction)), float(found.value), float(found.error)
     return GradientEvidence(ours, theirs, uncertainty)
+
+
+def smooth_loss_options(recipe):
+    """Options of a solve under which losses are smooth in theta, and have the derivative that the recipe gives.
+
+    Frozen steps for the recipes that differentiate steps; for those of the exact solution, tolerances far below `RTOL`.
+    """
+    return {"rtol": 1e-10, "atol": 1e-12} if recipe_named(recipe).truth == "exact" else {"n_steps": 24}

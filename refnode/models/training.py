@@ -77,7 +77,7 @@ def mini_batches(count, size):
 # --- the fit --------------------------------------------------------------------------------------
 
 def fit(theta, loss_and_gradient, batches, optimiser, schedule=None, *, epochs=1, l2=0.0, clip=None, validate=None,
-        patience=None, checkpoint=None, checkpoint_every=None, resume=False, progress=None, every=100, seed=0,
+        patience=None, target=None, checkpoint=None, checkpoint_every=None, resume=False, progress=None, every=100, seed=0,
         history=None, identity=""):
     """Move theta down the gradient of batch after batch.
 
@@ -104,6 +104,8 @@ def fit(theta, loss_and_gradient, batches, optimiser, schedule=None, *, epochs=1
         ``validate(theta) -> float`` after every epoch, the lower the better.
     patience : int, optional
         Epochs without a lower value after which the fit stops early.
+    target : float, optional
+        Value at or below which it stops.
     checkpoint : path, optional
         File that keeps the run: at the end, and between as ``checkpoint_every`` says.
     checkpoint_every : int, optional
@@ -131,8 +133,8 @@ def fit(theta, loss_and_gradient, batches, optimiser, schedule=None, *, epochs=1
     ProblemFileError
         If the checkpoint is damaged, or of another run.
     """
-    settings = Settings(schedule, epochs, l2, clip, validate, patience, checkpoint, checkpoint_every, progress, every,
-                        seed, identity)
+    settings = Settings(schedule, epochs, l2, clip, validate, patience, target, checkpoint, checkpoint_every, progress,
+                        every, seed, identity)
     run = Run(theta, loss_and_gradient, batches, optimiser, settings, History() if history is None else history)
     if resume and checkpoint is not None and os.path.exists(checkpoint):
         run.restore()
@@ -149,6 +151,7 @@ class Settings:
     clip: float | None
     validate: object
     patience: int | None
+    target: float | None
     checkpoint: object
     checkpoint_every: int | None
     progress: object
@@ -165,8 +168,9 @@ class Settings:
             raise InvalidInputError(f"clip must be finite and positive, found {self.clip!r}")
         if not np.all(np.isfinite(self.l2)) or np.any(np.less(self.l2, 0.0)):
             raise InvalidInputError("l2 must be finite and not negative")
-        if self.patience is not None and self.validate is None:
-            raise InvalidInputError("patience needs validate(theta), by which to stop early")
+        for name in ("patience", "target"):
+            if getattr(self, name) is not None and self.validate is None:
+                raise InvalidInputError(f"{name} needs validate(theta), by which to stop early")
 
     def text(self, optimiser, p):
         """What a checkpoint must share with the run that goes on from it."""
@@ -174,7 +178,7 @@ class Settings:
         rate = {} if self.schedule is None else {"learning_rate": 1.0}       # moved by the schedule, and by nothing else
         return {"optimiser": described(optimiser, **rate), "schedule": re.sub(" at 0x[0-9a-f]+", "", repr(self.schedule)),
                 "l2": float(weights) if weights.ndim == 0 else hashlib.sha256(weights.tobytes()).hexdigest(),
-                "clip": self.clip, "patience": self.patience, "seed": np.ravel(self.seed).tolist(), "parameters": p,
+                "clip": self.clip, "patience": self.patience, "target": self.target, "seed": np.ravel(self.seed).tolist(), "parameters": p,
                 "identity": self.identity}
 
 
@@ -269,6 +273,8 @@ class Run:
             self.lowest, self.lowest_theta, self.since_lowest = value, self.theta, 0
         if self.settings.patience is not None and self.since_lowest >= self.settings.patience:
             self.reason = f"no lower validation for {self.since_lowest} epochs"
+        if self.settings.target is not None and value <= self.settings.target:
+            self.reason = f"validation {value:.3g} is at most {self.settings.target:g}"
 
     def stop(self, what, error=None):
         """Raise: ``what`` was the first number that is not finite."""
