@@ -243,7 +243,7 @@ def draw_annuli(figure, result, data):
 
 def draw_region(axes, result, name, data):
     """The plane, coloured by what the model takes a point for, with the data on it."""
-    side = np.linspace(-1.7, 1.7, 161)
+    side = np.linspace(-1.7, 1.7, 101)
     points = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
     taken = result.annuli[name].model.predict(points)[0].reshape(side.size, side.size)
     axes.contourf(side, side, taken, levels=[-np.inf, 0.0, np.inf], colors=[FIT, DATA], alpha=0.25)
@@ -259,10 +259,11 @@ def draw_ends(axes, result, name, data):
     paths = model.paths(data[0], np.linspace(0.0, 1.0, 21))[0]
     W, b = model.readout(model.theta)
     across = widest_across(paths[:, :, -1], W[0])
-    for path, sign in zip(paths, data[1][:, 0]):
-        colour = FIT if sign < 0.0 else DATA
-        axes.plot(across @ path, W[0] @ path + b[0], color=colour, linewidth=0.4, alpha=0.5)
-        axes.plot(across @ path[:, -1], W[0] @ path[:, -1] + b[0], "o", color=colour, markersize=3.5)
+    sideways, readout = np.einsum("d,bdk->kb", across, paths), np.einsum("d,bdk->kb", W[0], paths) + b[0]
+    for sign, colour in ((-1.0, FIT), (1.0, DATA)):
+        own = data[1][:, 0] == sign
+        axes.plot(sideways[:, own], readout[:, own], color=colour, linewidth=0.4, alpha=0.5)
+        axes.plot(sideways[-1, own], readout[-1, own], "o", color=colour, markersize=3.5)
     axes.axhline(0.0, color=INK, linewidth=1.2)
     axes.set(xlabel="widest direction across", ylabel="readout", title="Paths, dots at their ends")
 

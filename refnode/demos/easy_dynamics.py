@@ -115,9 +115,10 @@ class RegularisedResult:
 
     def __str__(self):
         head = (f"regularised, recipe {self.recipe!r}, seed {self.seed}: all stop at a mean squared error of {TARGET:g}\n"
-                f"  {'':<16}{'iter':>6}{'error':>10}" + "".join(f"{f'NFE {rtol:.0e}':>8}" for rtol in RTOLS)
-                + f"{'int |f|2':>10}{'|y2|2':>10}{'|y3|2':>10}   gradient off by")
-        return "\n".join([head, *map(str, self.rows), f"  of the six, the worst {self.evidence}"])
+                f"  {'':<16}{'':6}{'':10}{'NFE at rtol':>24}{'integrals of squares of':>30}   gradient\n"
+                f"  {'':<16}{'iter':>6}{'error':>10}" + "".join(f"{rtol:8.0e}" for rtol in RTOLS)
+                + f"{'f':>10}{'d2y/dt2':>10}{'d3y/dt3':>10}   off by")
+        return "\n".join([head, *map(str, self.rows), f"the worst of the six: {self.evidence}"])
 
     def to_dict(self):
         """The numbers, for JSON."""
