@@ -132,7 +132,8 @@ DEMOS = pytest.mark.parametrize("module, names", [
 
 
 @DEMOS
-def test_demo_writes_its_files_and_ends_with_its_gradient(module, names, tmp_path):
+def test_demo_writes_its_files_and_ends_with_its_gradient(module, names, tmp_path, monkeypatch):
+    monkeypatch.setattr(augmentation, "FINENESS", 31)
     lines = []
     result = module.run_demo(tmp_path / "new" / "folder", seed=1, epochs=3, progress=lines.append)
     assert [file.name for file in result.files] == names and lines[-1] == str(result)
@@ -143,7 +144,8 @@ def test_demo_writes_its_files_and_ends_with_its_gradient(module, names, tmp_pat
 
 @pytest.mark.slow
 @DEMOS
-def test_same_seed_same_numbers_and_pictures(module, names, tmp_path):
+def test_same_seed_same_numbers_and_pictures(module, names, tmp_path, monkeypatch):
+    monkeypatch.setattr(augmentation, "FINENESS", 31)
     first, again = (module.run_demo(tmp_path / which, seed=1, epochs=2) for which in ("first", "again"))
     assert first.to_dict() == again.to_dict()
     for one, other in zip(first.files, again.files):

@@ -36,6 +36,7 @@ RADII = (0.5, 1.0, 1.5)                   # of the disc, and the two of the ring
 POINTS, TEST_POINTS = 200, 4000
 EPOCHS = {"transpose": 600, "continuous": 200, "tangent": 60, "variational": 60}       # unless given, by the recipe's equation
 NAMES = ("plain", "augmented")
+FINENESS = 241                            # points along each side of the coloured plane
 
 
 def annuli(rng, count):
@@ -243,7 +244,7 @@ def draw_annuli(figure, result, data):
 
 def draw_region(axes, result, name, data):
     """The plane, coloured by what the model takes a point for, with the data on it."""
-    side = np.linspace(-1.7, 1.7, 101)
+    side = np.linspace(-1.7, 1.7, FINENESS)
     points = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
     taken = result.annuli[name].model.predict(points)[0].reshape(side.size, side.size)
     axes.contourf(side, side, taken, levels=[-np.inf, 0.0, np.inf], colors=[FIT, DATA], alpha=0.25)

@@ -231,11 +231,11 @@ def write(result, folder):
 
 def draw(figure, result):
     """The paths of every flow, and on the right its evaluations against the tolerance."""
-    grid = figure.add_gridspec(2, 4, width_ratios=(1, 1, 1, 1.5), wspace=0.28, hspace=0.34, left=0.05, right=0.98, top=0.93,
+    grid = figure.add_gridspec(2, 5, width_ratios=(1, 1, 1, 0.06, 1.5), wspace=0.25, hspace=0.34, left=0.05, right=0.98, top=0.93,
                                bottom=0.09)
     for k, (row, colour) in enumerate(zip(result.rows, COLOURS)):
         draw_paths(figure.add_subplot(grid[k // 3, k % 3]), row, colour, labels=(k % 3 == 0, k >= 3))
-    axes = figure.add_subplot(grid[:, 3])
+    axes = figure.add_subplot(grid[:, 4])
     for row, colour in zip(result.rows, COLOURS):
         axes.plot(RTOLS, row.nfe, "o-", color=colour, linewidth=2.0, label=TITLES[row.name])
     axes.set(xscale="log", yscale="log", xlabel="relative tolerance", ylabel="evaluations of the field",
