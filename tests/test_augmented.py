@@ -44,6 +44,8 @@ def test_readout_loss(weight):
     expected = [slope(y1_tan, 0.0, 0.0), slope(0.0, W_tan, 0.0), slope(0.0, 0.0, b_tan)]
     np.testing.assert_allclose(parts, expected, rtol=1e-13)
     assert slope(y1_tan, W_tan, b_tan) == pytest.approx(sum(parts), rel=1e-13)
+    shifted = loss.vjp(np.zeros((12, 1)), y1 + STEP * 1j * y1_tan)[1].imag / STEP
+    np.testing.assert_allclose(loss.hvp(np.zeros((12, 1)), y1, np.zeros((12, 1)), y1_tan)[1], shifted, rtol=1e-13, atol=1e-15)
     assert abs(0.5 * parts[0] - expected[0]) > 1e-3                                   # the factor 2 of the square forgotten
 
 

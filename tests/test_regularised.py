@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 import refnode
+from refnode.evidence.field_claims import rows_of_field
+from refnode.evidence.subjects import fields
 from refnode.errors import InvalidInputError
 from refnode.fields.neural import mlp_field
 from refnode.fields.regularised import COSTS, regularised_mlp
@@ -134,6 +136,56 @@ def test_vjp_adds_to_its_bars_and_leaves_the_tape_usable(case):
         np.testing.assert_allclose(added, bar, rtol=1e-13, atol=1e-13 * np.abs(bar).max(initial=1.0))
 
 
+class SecondPoint(Point):
+    """A point with a second pair of tangents, and the tape of second derivatives."""
+
+    def __init__(self, case, seed=0):
+        super().__init__(case, seed)
+        rng = np.random.default_rng(seed + 100)
+        self.dy_bar_tan, self.tape = rng.standard_normal(self.field.n), self.field.new_hvp_tape(1)[0]
+        self.field.f(self.t, self.y, self.theta, self.tape, self.dy)
+
+    def hvp(self, before=0.0):
+        bars = [np.full(size, before) for size in (1, self.field.n, self.field.p)]
+        self.field.hvp(self.t, self.y, self.theta, self.t_tan, self.y_tan, self.theta_tan, self.tape, self.dy_bar,
+                       self.dy_bar_tan, *bars)
+        return np.concatenate(bars) - before
+
+    def vjp_at(self, h):
+        """The vjp with everything moved by h times its tangent."""
+        moved = [value + h * tangent for value, tangent in (
+            (self.t, self.t_tan), (self.y, self.y_tan), (self.theta, self.theta_tan), (self.dy_bar, self.dy_bar_tan))]
+        tape, bars = self.field.new_tape(1)[0], [np.zeros(size) for size in (1, self.field.n, self.field.p)]
+        self.field.f(*moved[:3], tape, np.empty(self.field.n))
+        self.field.vjp(*moved[:3], tape, moved[3], *bars)
+        return np.concatenate(bars)
+
+
+@every_case
+def test_hvp_is_the_derivative_of_the_vjp(case):
+    """By central differences of the vjp, extrapolated twice: h^6 of a smooth function, and rounding over h."""
+    point = SecondPoint(case)
+    rough, better, best = ((point.vjp_at(h) - point.vjp_at(-h)) / (2.0 * h) for h in (4e-3, 2e-3, 1e-3))
+    first, second = (4.0 * better - rough) / 3.0, (4.0 * best - better) / 3.0
+    expected = (16.0 * second - first) / 15.0
+    found = point.hvp()
+    np.testing.assert_allclose(found, expected, rtol=1e-8, atol=3e-9 * np.abs(expected).max())
+    np.testing.assert_array_equal(point.hvp(), found)                                    # the tape stays usable
+    np.testing.assert_allclose(point.hvp(before=1.0), found, rtol=1e-12, atol=1e-13 * np.abs(found).max())      # and it adds
+
+
+@every_case
+def test_hvp_is_symmetric(case):
+    """<v, H w> = <w, H v> with dy_bar held: to rounding."""
+    point, other = SecondPoint(case, 1), SecondPoint(case, 1)
+    rng = np.random.default_rng(9)
+    other.t_tan, other.y_tan, other.theta_tan = rng.standard_normal(), rng.standard_normal(point.y.size), rng.standard_normal(point.theta.size)
+    point.dy_bar_tan[:] = other.dy_bar_tan[:] = 0.0
+    v, w = (np.concatenate([[p.t_tan], p.y_tan, p.theta_tan]) for p in (point, other))
+    terms, swapped = w * point.hvp(), v * other.hvp()
+    assert abs(terms.sum() - swapped.sum()) <= 1e-13 * max(np.abs(terms).sum(), np.abs(swapped).sum())
+
+
 @pytest.mark.parametrize("cost", ["taylor2", "taylor3"])
 def test_a_derivative_that_forgets_the_last_sweep_is_caught(cost):
     """The triple of the next lower cost transposes itself, and the complex step says that it is of another function."""
@@ -181,3 +233,10 @@ def test_parameters_are_those_of_the_perceptron():
 def test_the_constructor_checks_its_arguments(arguments, message):
     with pytest.raises(InvalidInputError, match=message):
         regularised_mlp(*arguments)
+
+
+@pytest.mark.parametrize("cost", COSTS)
+def test_refnode_validate_judges_it(cost):
+    """It stands among the fields of `refnode validate`, and every row about it passes."""
+    rows = rows_of_field("regularised", fields()[f"regularised/{cost}"], seed=0)
+    assert len(rows) == 7 and [row.verdict for row in rows] == ["PASS"] * 7

@@ -75,6 +75,12 @@ class ReadoutLoss(Loss):
             y1_bar[-1] += self.weight                                                     # weight*y1[-1]
         return np.zeros(ys.shape), y1_bar
 
+    def hvp(self, ys, y1, ys_tan, y1_tan):
+        y1_bar_tan = np.zeros(y1.shape)
+        states_tan = self.states(y1_tan)
+        y1_bar_tan[:states_tan.size] = ((2.0 / self.targets.shape[0]) * (states_tan @ self.W.T) @ self.W).ravel()
+        return np.zeros(ys.shape), y1_bar_tan
+
 
 # --- the model ------------------------------------------------------------------------------------
 
