@@ -24,7 +24,7 @@ def test_list_names_every_demonstration(capsys):
 
 
 @pytest.mark.parametrize("arguments, options, message", [
-    (("circle", "x"), {}, "demo must be one of spiral.*found 'circle'"),
+    (("circle", "x"), {}, "demo must be one of spiral, .*found 'circle'"),
     (("spiral", "x"), {"data": "y"}, "demo spiral takes no 'data'; beside output, recipe and seed it takes iterations"),
     (("spiral", "x", "magic"), {}, "sensitivity must be one of"),
     (("spiral", "/dev/null/x"), {}, "output /dev/null/x: Not a directory"),

@@ -18,12 +18,14 @@ import pathlib
 
 import numpy as np
 
+from refnode.demos.gradient_evidence import GradientEvidence, gradient_evidence, smooth_loss_options
 from refnode.demos.pictures import DATA, FIT, GREY, INK, STREAM, picture
 from refnode.errors import InvalidInputError
 from refnode.fields.field import VectorField
 from refnode.host_device import host_device
 from refnode.models.neural_ode import NeuralODE, Segments, compiled_beside, random_segments, whole
 from refnode.problems.problem import Problem
+from refnode.sensitivity.gradient import gradient
 from refnode.sensitivity.recipes import recipe_named
 from refnode.solve.initial_value import solve
 
@@ -90,6 +92,8 @@ class SpiralResult:
         The learnt start.
     seconds : float
         Time of the fit.
+    evidence : GradientEvidence
+        The gradient of the loss on the whole trajectory, in theta and in the start, at the end.
     files : list of pathlib.Path
         What was written.
     model : NeuralODE
@@ -107,6 +111,7 @@ class SpiralResult:
     noise: float
     y0: np.ndarray
     seconds: float
+    evidence: GradientEvidence
     files: list
     model: NeuralODE
     ts: np.ndarray
@@ -119,7 +124,8 @@ class SpiralResult:
             f"  learnt curve - data, rms                         {self.rms_data:.3f}",
             f"  learnt curve - noise-free truth, rms             {self.rms_fit:.3f}",
             f"  the same from a start that was not in the data   {self.rms_unseen:.3f}",
-            f"  the same continued beyond the data               {self.rms_beyond:.3f}"])
+            f"  the same continued beyond the data               {self.rms_beyond:.3f}",
+            str(self.evidence)])
 
     def to_dict(self):
         """The numbers, for JSON."""
@@ -127,7 +133,7 @@ class SpiralResult:
         history = self.model.history
         return {**{name: getattr(self, name) for name in names}, "y0": list(self.y0), "widths": list(WIDTHS),
                 "theta": list(self.model.theta), "loss": history.loss, "nfe": history.nfe,
-                "nfe_reverse": history.nfe_reverse}
+                "nfe_reverse": history.nfe_reverse, "gradient": self.evidence.to_dict()}
 
 
 def run_demo(output="spiral", recipe="discrete", seed=0, iterations=None, progress=None):
@@ -200,8 +206,25 @@ def measured(model, learnt: Segments, ts, ys, seed):
     return SpiralResult(
         recipe=model.recipe, seed=seed, iterations=len(model.history.loss), noise=NOISE,
         rms_fit=rms(error[:, :inside.size]), rms_unseen=rms(unseen), rms_beyond=rms(error[:, inside.size:]),
-        rms_data=rms(model.solve(y0, ts) - ys), y0=y0, seconds=model.history.seconds[-1], files=[],
+        rms_data=rms(model.solve(y0, ts) - ys), y0=y0, seconds=model.history.seconds[-1],
+        evidence=evidence_of(model, learnt, seed), files=[],
         model=model, ts=ts, ys=ys)
+
+
+def evidence_of(model, learnt: Segments, seed):
+    """The gradient in theta and the start against differences of the loss, both on steps under which that is smooth."""
+    options, p = {**model.options, **smooth_loss_options(model.recipe)}, model.theta.size
+
+    def problem(x):
+        return model.problem(learnt.starting_at(x[p:]), x[:p])
+
+    def loss(x):
+        solution = solve(problem(x), **options)
+        return problem(x).loss.value(solution.y, solution.y1)
+
+    x = np.concatenate([model.theta, learnt.y0.ravel()])
+    found = gradient(problem(x), model.recipe, **options)
+    return gradient_evidence(loss, x, np.concatenate([found.theta, found.y0]), seed)
 
 
 def rms(error):

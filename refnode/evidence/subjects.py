@@ -10,6 +10,7 @@ from refnode.fields.field import VectorField
 from refnode.fields.first_order import riccati
 from refnode.fields.neural import mlp_field
 from refnode.fields.reference_fields import SMOOTH
+from refnode.fields.regularised import COSTS, regularised_mlp
 from refnode.layers.parameters import initial_parameters
 from refnode.problems import catalogue
 from refnode.problems.problem import Problem
@@ -155,6 +156,9 @@ def fields():
         for time_input in (False, True):
             field = mlp_field((2, 5, 3, 2), activation, batch=3, time_input=time_input)
             sized["mlp/" + activation + "_time" * time_input] = Subject(field, field.n, field.p, signed=True)
+    for cost in COSTS:
+        field = regularised_mlp((2, 4, 3, 2), cost, batch=2)
+        sized["regularised/" + cost] = Subject(field, field.n, field.p, signed=True)
     sized["lotka_volterra/running_cost"] = Subject(running_cost_problem().flow_field, 3, 4)
     for name, field in SMOOTH.items():
         n, p = (3, 4) if name == "linear_density" else (field.n, field.p)
