@@ -25,6 +25,9 @@ ALLOWED = {
     "losses": {"errors", "host_device"},
     "interchange": {"errors", "checks", "atomic_file", "fields.expressions"},        # formats; knows no problems
     "optimisers": {"errors"},
+    "schedules": {"errors"},
+    "line_search": set(),
+    "quasi_newton": {"errors", "line_search"},
     "layers": FOUNDATIONS,
     "fields": FOUNDATIONS | {"checks", "layers"},
     "steppers": FOUNDATIONS,                            # never fields: a stepper is handed f, f_jvp, f_vjp
@@ -33,9 +36,10 @@ ALLOWED = {
     "sensitivity": FOUNDATIONS | {"checks", "steppers", "solve", "fields.field", "field_check"},
     "problems": {"errors", "checks", "host_device", "fields", "losses", "interchange"},
     "models": FOUNDATIONS | {"checks", "layers", "fields", "solve", "sensitivity", "problems", "losses",
-                             "optimisers", "beforehand", "atomic_file", "gradcheck"},
+                             "optimisers", "schedules", "quasi_newton", "beforehand", "atomic_file", "gradcheck",
+                             "interchange.npz_members"},
     "demos": FOUNDATIONS | {"checks", "layers", "fields", "solve", "sensitivity", "problems", "losses", "optimisers",
-                            "beforehand", "atomic_file", "gradcheck", "models", "evidence"},
+                            "schedules", "quasi_newton", "beforehand", "atomic_file", "gradcheck", "models", "evidence"},
     "adapters": {"errors", "fields", "problems", "sensitivity", "__init__", "_version"},    # refnode is a library among others
     # what stands on top of everything, and is imported by nothing below
     "evidence": ANYTHING,

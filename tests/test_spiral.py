@@ -12,8 +12,8 @@ from refnode import beforehand, validate
 from refnode.errors import InvalidInputError
 from refnode.gradcheck import check_gradient
 from refnode.models import neural_ode
-from refnode.models.neural_ode import (
-    History, MeanOfObservedSquares, NeuralODE, cut, decayed, descend, random_segments, reverse_evaluations, whole)
+from refnode.models.history import reverse_evaluations
+from refnode.models.neural_ode import MeanOfObservedSquares, NeuralODE, cut, random_segments, whole
 from refnode.demos.spiral import WIDTHS, fit_in_two_stages, measured, noisy_spiral, run_demo, running_mean, true_spiral
 
 TINY = (2, 3, 2)
@@ -146,22 +146,6 @@ def test_history_and_progress(data):
     assert len(model.history.loss) == len(model.history.nfe) == len(model.history.nfe_reverse) == 7
     assert all(forward > reverse > 0 for forward, reverse in zip(model.history.nfe, model.history.nfe_reverse))
     assert np.all(np.diff(model.history.seconds) > 0)
-
-
-def test_descend_finds_the_lowest_point():
-    class Found:
-        loss, stats = 0.0, {"nfev": 1}
-
-    lowest = np.array([1.0, -2.0])
-    x = descend(np.zeros(2), lambda x: (Found, x - lowest), 300, (0.1, 0.001), History())
-    np.testing.assert_allclose(x, lowest, atol=1e-3)
-
-
-def test_step_decays_from_first_to_last():
-    assert decayed((0.1, 0.001), 0, 5) == 0.1
-    assert decayed((0.1, 0.001), 2, 5) == pytest.approx(0.01)
-    assert decayed((0.1, 0.001), 4, 5) == pytest.approx(0.001)
-    assert decayed((0.1, 0.001), 0, 1) == 0.1
 
 
 @pytest.mark.parametrize("stats, expected", [

@@ -5,7 +5,6 @@ field does not depend on t, so that each piece counts its time from its own begi
 """
 import contextlib
 import dataclasses
-import time
 import warnings
 
 import numpy as np
@@ -15,8 +14,11 @@ from refnode.errors import InvalidInputError
 from refnode.fields.neural import mlp_field
 from refnode.layers.parameters import initial_parameters
 from refnode.losses import Loss
+from refnode.models import training
+from refnode.models.history import History
 from refnode.optimisers import Adam
 from refnode.problems.problem import Problem
+from refnode.schedules import ExponentialDecay
 from refnode.sensitivity.gradient import gradient
 from refnode.sensitivity.recipes import recipe_named
 from refnode.solve.initial_value import solve
@@ -193,25 +195,33 @@ class NeuralODE:
         NeuralODE
             Itself.
         """
-        def evaluate(theta):
-            found = self.gradient(draw(), theta)
-            return found, found.theta
+        def loss_and_gradient(theta, segments):
+            found = self.gradient(segments, theta)
+            return found.loss, found.theta, found.stats
 
-        self.theta = descend(self.theta, evaluate, iterations, learning_rates, self.history, progress, every)
+        self.theta = self._descend(self.theta, loss_and_gradient, lambda rng: [draw()], iterations, learning_rates,
+                                   progress, every)
         return self
 
     def fit_with_starts(self, segments, iterations, learning_rates=(0.01, 0.001), progress=None, every=100):
         """`fit` to one batch, with the initial values of its pieces learnt too; returns it with these."""
         p = self.theta.size
 
-        def evaluate(x):
+        def loss_and_gradient(x, segments):
             found = self.gradient(segments.starting_at(x[p:]), x[:p])
-            return found, np.concatenate([found.theta, found.y0])
+            return found.loss, np.concatenate([found.theta, found.y0]), found.stats
 
         x = np.concatenate([self.theta, segments.y0.ravel()])
-        x = descend(x, evaluate, iterations, learning_rates, self.history, progress, every)
+        x = self._descend(x, loss_and_gradient, [segments], iterations, learning_rates, progress, every)
         self.theta = x[:p].copy()
         return segments.starting_at(x[p:])
+
+    def _descend(self, x, loss_and_gradient, batches, iterations, learning_rates, progress, every):
+        """x after so many steps of Adam, an epoch each, recorded in the history."""
+        schedule = ExponentialDecay(*learning_rates, iterations)
+        found = training.fit(x, loss_and_gradient, batches, Adam(learning_rates[0]), schedule, epochs=iterations,
+                             history=self.history, progress=progress, every=every)
+        return found.theta
 
 
 # --- compiling, the first time ---------------------------------------------------------------------
@@ -262,75 +272,3 @@ def require_affordable(recipe, p):
     if p > SLOW_TANGENTS:
         warnings.warn(f"{cost} and is slow; recipe 'discrete' gives the gradient in one reverse sweep",
                       stacklevel=3)
-
-
-# --- descent --------------------------------------------------------------------------------------
-
-@dataclasses.dataclass
-class History:
-    """What happened in every iteration of a fit.
-
-    Attributes
-    ----------
-    loss : list of float
-        Before the iteration's step.
-    nfe, nfe_reverse : list of int
-        Evaluations of the field by the forward solve, and by the reverse sweep (there each with its vjp).
-        The forward recipes have no reverse sweep.
-    seconds : list of float
-        Since the first iteration began.
-    """
-
-    loss: list = dataclasses.field(default_factory=list)
-    nfe: list = dataclasses.field(default_factory=list)
-    nfe_reverse: list = dataclasses.field(default_factory=list)
-    seconds: list = dataclasses.field(default_factory=list)
-    started: float | None = None
-
-    def begin(self):
-        """Start the clock, once."""
-        self.started = time.perf_counter() if self.started is None else self.started
-
-    def add(self, found):
-        """Append one `Gradient`."""
-        self.loss.append(found.loss)
-        self.nfe.append(found.stats["nfev"])
-        self.nfe_reverse.append(reverse_evaluations(found.stats))
-        self.seconds.append(time.perf_counter() - self.started)
-
-    def line(self):
-        """The last iteration as a line of text."""
-        return (f"iteration {len(self.loss):5d}   loss {self.loss[-1]:.3e}   NFE {self.nfe[-1]:4d} forward, "
-                f"{self.nfe_reverse[-1]:4d} reverse   {self.seconds[-1]:6.1f} s")
-
-
-def reverse_evaluations(stats):
-    """Evaluations by the reverse sweep; a discrete one has those of the steps that were accepted."""
-    if "nfev_reverse" in stats or "n_steps_reverse" not in stats:
-        return stats.get("nfev_reverse", 0)
-    tried = stats["n_steps"] + stats["n_rejected"]
-    stages = (stats["nfev"] - 1) // max(tried, 1)          # one or two evaluations to begin, then so many a step
-    return stages * stats["n_steps_reverse"]
-
-
-def descend(x, evaluate, iterations, learning_rates, history, progress=None, every=100):
-    """Adam with a decaying step: x after ``iterations`` steps.
-
-    ``evaluate(x)`` returns a `Gradient`, for the history, and the gradient with respect to x.
-    """
-    optimiser = Adam(learning_rates[0])
-    history.begin()
-    for done in range(iterations):
-        optimiser.learning_rate = decayed(learning_rates, done, iterations)
-        found, grad = evaluate(x)
-        x = optimiser.step(x, grad)
-        history.add(found)
-        if progress is not None and (len(history.loss) % every == 0 or done == iterations - 1):
-            progress(history.line())
-    return x
-
-
-def decayed(learning_rates, done, iterations):
-    """The rate after ``done`` of ``iterations`` steps: geometric from the first to the last."""
-    first, last = learning_rates
-    return first * (last / first) ** (done / max(iterations - 1, 1))
