@@ -114,7 +114,7 @@ def patches_kernel(geometry, first, count, x, timed, t, seen):
 
 @host_device
 def patches_vjp_kernel(geometry, first, count, timed, seen_bar, t_bar, x_bar):
-    """`patches_kernel` transposed: adds to x_bar, and to t_bar (1,) if ``timed``."""
+    """`patches_kernel` transposed: adds to x_bar, and to t_bar (1,), or not (0,), if ``timed``."""
     _, height, width, channels, k_h, k_w, stride, padding = geometry
     rows, columns = (height + 2 * padding - k_h) // stride + 1, (width + 2 * padding - k_w) // stride + 1
     at = 0
@@ -128,7 +128,7 @@ def patches_vjp_kernel(geometry, first, count, timed, seen_bar, t_bar, x_bar):
                 if inside:
                     for c in range(channels):
                         x_bar[start + c] += seen_bar[at + c]        # seen[at + c] = x[start + c]
-                    if timed:
+                    if timed and t_bar.shape[0] > 0:
                         t_bar[0] += seen_bar[at + channels]         # seen[at + channels] = t
                 at += channels + (1 if timed else 0)
 
@@ -318,30 +318,36 @@ def _transposed(x, K, stride, padding, shape):
 
 
 @host_device
-def conv2d_transpose_kernel(geometry, x, K, b, seen, z):
-    """z = Kᵀ x + b; see `conv2d_transpose`. The geometry is that of the convolution, from z to x. Overwrites z."""
-    samples, pixels, length = chunk(geometry, False, seen)
-    for r in range(z.shape[0] // b.shape[0]):
-        copy_into(b, z[r * b.shape[0]:(r + 1) * b.shape[0]])
-    d = x.shape[0] // geometry[BATCH]
+def conv2d_transpose_add(geometry, timed, K, c_out, x, seen, z):
+    """z += Kᵀ x, for the K (c_out, k_h, k_w, c_in) of a convolution from z to x; ``timed``, without its time's entries."""
+    samples, pixels, length = chunk(geometry, timed, seen)
+    d = pixels * c_out
     for first in range(0, geometry[BATCH], samples):
         count = min(samples, geometry[BATCH] - first)
         seen[:] = 0.0
-        matmul_add(False, False, count * pixels, length, d // pixels, x[first * d:(first + count) * d], K, seen)
-        patches_vjp_kernel(geometry, first, count, False, seen, z, z)
+        matmul_add(False, False, count * pixels, length, c_out, x[first * d:(first + count) * d], K, seen)
+        patches_vjp_kernel(geometry, first, count, timed, seen, seen[:0], z)
+
+
+@host_device
+def conv2d_transpose_kernel(geometry, x, K, b, seen, z):
+    """z = Kᵀ x + b; see `conv2d_transpose`. The geometry is that of the convolution, from z to x. Overwrites z."""
+    for r in range(z.shape[0] // b.shape[0]):
+        copy_into(b, z[r * b.shape[0]:(r + 1) * b.shape[0]])
+    conv2d_transpose_add(geometry, False, K, filters(geometry, K), x, seen, z)
 
 
 @host_device
 def conv2d_transpose_jvp_kernel(geometry, x, K, x_tan, K_tan, b_tan, seen, z_tan):
     """z_tan = Kᵀ x_tan + K_tanᵀ x + b_tan; see `conv2d_transpose_jvp`. Overwrites z_tan."""
-    samples, pixels, length = chunk(geometry, False, seen)
     conv2d_transpose_kernel(geometry, x_tan, K, b_tan, seen, z_tan)
-    d = x.shape[0] // geometry[BATCH]
-    for first in range(0, geometry[BATCH], samples):
-        count = min(samples, geometry[BATCH] - first)
-        seen[:] = 0.0
-        matmul_add(False, False, count * pixels, length, d // pixels, x[first * d:(first + count) * d], K_tan, seen)
-        patches_vjp_kernel(geometry, first, count, False, seen, z_tan, z_tan)
+    conv2d_transpose_add(geometry, False, K_tan, filters(geometry, K), x, seen, z_tan)
+
+
+@host_device
+def filters(geometry, K):
+    """Number of filters in K."""
+    return K.shape[0] // (geometry[K_HEIGHT] * geometry[K_WIDTH] * geometry[CHANNELS])
 
 
 @host_device

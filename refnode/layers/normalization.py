@@ -163,7 +163,7 @@ def group_norm_jvp_kernel(batch, groups, u, r, gamma, x_tan, gamma_tan, beta_tan
 
 @host_device
 def group_norm_vjp_kernel(batch, groups, u, r, gamma, y_bar, u_bar, x_bar, gamma_bar, beta_bar):
-    """y = γ û + β transposed; see `group_norm_vjp`. Adds to x_bar, gamma_bar, beta_bar; u_bar is a workspace, which may be y_bar."""
+    """y = γ û + β transposed; see `group_norm_vjp`. Adds to the bars but u_bar, a workspace that may be y_bar."""
     channels = gamma.shape[0]
     width, size = channels // groups, u.shape[0] // batch
     for row in range(0, u.shape[0], channels):
