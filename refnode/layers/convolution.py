@@ -103,13 +103,16 @@ def patches_kernel(geometry, first, count, x, timed, t, seen):
             for tap in range(k_h * k_w):
                 row, column = top + tap // k_w, left + tap % k_w
                 inside = 0 <= row < height and 0 <= column < width
-                start = ((i * height + row) * width + column) * channels
-                for c in range(channels):
-                    seen[at + c] = x[start + c] if inside else 0.0
-                at += channels
-                if timed:
-                    seen[at] = t if inside else 0.0
-                    at += 1
+                start, length = ((i * height + row) * width + column) * channels, channels + (1 if timed else 0)
+                if inside:
+                    for c in range(channels):
+                        seen[at + c] = x[start + c]
+                    if timed:
+                        seen[at + channels] = t
+                else:
+                    for c in range(length):
+                        seen[at + c] = 0.0
+                at += length
 
 
 @host_device
@@ -324,8 +327,9 @@ def conv2d_transpose_add(geometry, timed, K, c_out, x, seen, z):
     d = pixels * c_out
     for first in range(0, geometry[BATCH], samples):
         count = min(samples, geometry[BATCH] - first)
-        seen[:] = 0.0
-        matmul_add(False, False, count * pixels, length, c_out, x[first * d:(first + count) * d], K, seen)
+        end = count * pixels * length
+        seen[:end] = 0.0
+        matmul_add(False, False, count * pixels, length, c_out, x[first * d:(first + count) * d], K, seen[:end])
         patches_vjp_kernel(geometry, first, count, timed, seen, seen[:0], z)
 
 
