@@ -29,6 +29,7 @@ class Demo:
 
 DEMOS = {
     "spiral": Demo("refnode.demos.spiral", "a neural ODE learns a spiral from noisy, irregular observations"),
+    "odenet": Demo("refnode.demos.odenet", "ODE-Net and its twins classify digits: error, parameters, memory, time"),
 }
 
 

@@ -34,8 +34,11 @@ from refnode.layers.normalization import group_norm, group_norm_jvp, group_norm_
 from refnode.layers.parameters import ParameterLayout, initial_parameters
 from refnode.layers.softmax import cross_entropy, cross_entropy_vjp
 from refnode.losses import Loss
-from refnode.models.neural_ode import require_affordable, reverse_evaluations
+from refnode.models import training
+from refnode.models.neural_ode import require_affordable
+from refnode.optimisers import Adam
 from refnode.problems.problem import Problem
+from refnode.schedules import ExponentialDecay
 from refnode.sensitivity.gradient import gradient
 from refnode.solve.initial_value import solve
 
@@ -143,17 +146,20 @@ class ClassLoss(Loss):
 
 @dataclasses.dataclass
 class Evaluation:
-    """Loss and gradient of a batch; counts and bytes of the block (0 for "mlp").
+    """Loss and gradient of a batch, and the counts of the block's gradient (none for "mlp").
 
     ``unreliable`` says whether the recipe warned of its own gradient (a backsolve that drifts off).
     """
 
     loss: float
     theta: np.ndarray
-    nfe: int = 0
-    nfe_reverse: int = 0
-    bytes_held: int = 0
+    stats: dict
     unreliable: bool = False
+
+    @property
+    def bytes_held(self):
+        """Bytes of the arrays that the block holds for its reverse sweep, at the peak."""
+        return self.stats.get("history_bytes", 0) + self.stats.get("times_bytes", 0)
 
 
 class OdeNet:
@@ -274,18 +280,17 @@ class OdeNet:
         loss = ClassLoss(parts["head.W"], parts["head.b"], labels)
         if self.twin == "mlp":
             value, (_, y0_bar) = loss.value(np.empty((0, 0)), y0), loss.vjp(np.empty((0, 0)), y0)
-            bars, found = {}, {"loss": value}
+            bars, found = {}, Evaluation(float(value), self.theta, {})
         else:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", GradientWarning)
                 pulled = gradient(self.problem(y0, parts, loss), self.recipe, **self.options)
             bars, y0_bar = {"block": pulled.theta}, pulled.y0.reshape(y0.shape)
-            held = pulled.stats["history_bytes"] + pulled.stats.get("times_bytes", 0)
-            found = {"loss": pulled.loss, "nfe": pulled.stats["nfev"], "nfe_reverse": reverse_evaluations(pulled.stats),
-                     "bytes_held": held, "unreliable": any(issubclass(each.category, GradientWarning) for each in caught)}
+            warned = any(issubclass(each.category, GradientWarning) for each in caught)
+            found = Evaluation(pulled.loss, self.theta, pulled.stats, warned)
         bars.update(loss.bars)                                      # logits = head(y1)
         bars.update(self.stem_vjp(x, parts, y0_bar))                # y0 = stem(x)
-        return Evaluation(theta=self.layout.pack(bars), **found)
+        return dataclasses.replace(found, theta=self.layout.pack(bars))
 
     def loss(self, x, labels, theta=None, **options):
         """The loss alone, from a solve with other options if given: no derivative anywhere."""
@@ -306,6 +311,30 @@ class OdeNet:
             own = slice(first, first + batch)
             wrong += int(np.count_nonzero(self.logits(x[own]).argmax(axis=1) != labels[own]))
         return wrong / len(x)
+
+    def fit(self, x, labels, epochs, batch=64, rates=(0.01, 0.0005), seed=0, validate=None, progress=None):
+        """Adam with a decaying step, on random mini-batches. ``theta`` becomes that after the last step.
+
+        ``validate(model) -> float`` is recorded after every epoch, and chooses nothing. Returns a `Fit`, and the number
+        of gradients that were unreliable.
+        """
+        x, unreliable = checked_images(x, self.image), []
+
+        def evaluate(theta, indices):
+            found = self.gradient(x[indices], labels[indices], theta)
+            unreliable.append(found.unreliable)
+            return found.loss, found.theta, found.stats
+
+        def validated(theta):
+            self.theta = theta
+            return validate(self)
+        batches = training.mini_batches(len(x), min(batch, len(x)))
+        steps = math.ceil(len(x) / min(batch, len(x)))
+        found = training.fit(
+            self.theta, evaluate, batches, Adam(rates[0]), ExponentialDecay(*rates, steps * max(epochs, 1)), epochs=epochs,
+            validate=None if validate is None else validated, seed=[seed, 4], progress=progress, every=steps)
+        self.theta = found.last_theta
+        return found, sum(unreliable)
 
 
 def checked_images(x, image):
