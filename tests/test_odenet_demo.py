@@ -7,6 +7,7 @@ import pytest
 from refnode.demos import odenet
 from refnode.demos.odenet import ROWS, recipes_of, run_demo
 from refnode.errors import InvalidInputError
+from refnode.models.ode_net import OdeNet
 from test_image_files import mnist
 
 
@@ -14,7 +15,7 @@ from test_image_files import mnist
 def small():
     """Fewer images and tolerances, for the whole module."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("TRAIN", 128), ("TEST", 40), ("ERROR_BATCH", 10), ("TOLERANCES", 10.0 ** -np.arange(2, 7, 2))):
+        for name, value in (("TRAIN", 128), ("TEST", 40), ("ERROR_BATCH", 10), ("WIDTH", 4), ("TOLERANCES", 10.0 ** -np.arange(2, 7, 2))):
             patch.setattr(odenet, name, value)
         yield
 
@@ -59,17 +60,28 @@ def test_files(result):
     assert written["rows"][4]["error"] == found.rows[4].error and written["evidence"]["ODE-Net"]["verdict"] == "PASS"
 
 
-def test_same_seed_same_numbers(result, small, tmp_path):
-    again = run_demo(tmp_path, seed=3, epochs=2)
-    for one, other in zip(result[0].rows, again.rows):
-        assert {**vars(one), "seconds": 0} == {**vars(other), "seconds": 0}
-    assert again.figure.error == result[0].figure.error
+def test_same_seed_same_numbers(result, small):
+    """Of each twin, from new digits on."""
+    images, options = odenet.images_of(None, 3), {"method": "dopri5", "rtol": 1e-3, "atol": 1e-3}
+    for row in result[0].rows[-2:]:
+        twin, block = ROWS[row.label]
+        model = OdeNet((8, 8, 1), 10, twin, block, odenet.WIDTH_DENSE if block == "dense" else odenet.WIDTH, seed=3, **options)
+        again = odenet.trained(row.label, model, images, 2, 3)
+        assert {**vars(again), "seconds": 0} == {**vars(row), "seconds": 0}
 
 
-def test_images_from_files(small, tmp_path):
-    mnist(tmp_path, ".gz", counts=(80, 20))
+@pytest.mark.slow
+def test_the_promise_of_the_demonstration(tmp_path):
+    """At least 97 % of the drawn digits that were not trained on are classified rightly by ODE-Net and RK-Net."""
+    found = {row.label: row for row in run_demo(tmp_path).rows}
+    assert max(found["ODE-Net"].error, found["RK-Net"].error) <= 0.03
+
+
+def test_images_from_files(small, tmp_path, monkeypatch):
+    mnist(tmp_path, ".gz", counts=(30, 10))
+    monkeypatch.setattr(odenet, "TOLERANCES", np.array([1e-2, 1e-4]))
     found = run_demo(tmp_path / "out", data=tmp_path, epochs=1, recipe="interpolating")
-    assert found.data == "MNIST: 80 images of 28x28 to train, 20 to test"
+    assert found.data == "MNIST: 30 images of 28x28 to train, 10 to test"
     assert [row.recipe for row in found.rows if row.label in ("RK-Net", "ODE-Net")] == ["discrete", "interpolating"]
 
 

@@ -9,8 +9,8 @@ what classifies them well has shown nothing about people's writing. `image_files
 import numpy as np
 
 SIDE, BLOCK = 8, 4                          # of an image; pixels of the bitmap in one of the image's
-TURN, SHEAR, STRETCH, SHIFT = 0.14, 0.14, 0.09, 0.03         # standard deviations: [rad], 1, 1, [side]
-WOBBLE, PEN = 0.028, (0.045, 0.08)         # of the corners, [side]; half the width of the pen, least and most, [side]
+TURN, SHEAR, STRETCH, SHIFT = 0.12, 0.12, 0.08, 0.025         # standard deviations: [rad], 1, 1, [side]
+WOBBLE, PEN = 0.025, (0.045, 0.08)         # of the corners, [side]; half the width of the pen, least and most, [side]
 
 
 def line(*points):

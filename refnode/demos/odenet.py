@@ -21,14 +21,14 @@ from refnode.demos.gradient_evidence import gradient_evidence
 from refnode.demos.image_files import LabelledImages, images_in, scaled
 from refnode.demos.odenet_pictures import write_pictures
 from refnode.errors import GradientWarning, InvalidInputError
+from refnode.models.history import reverse_evaluations
 from refnode.models.ode_net import ClassLoss, OdeNet
 from refnode.sensitivity.gradient import gradient
 from refnode.sensitivity.recipes import recipe_named
 from refnode.solve.initial_value import solve
-from refnode.models.history import reverse_evaluations
 
 TRAIN, TEST = 1500, 500                     # drawn digits
-EPOCHS, EPOCHS_OF_FILES, BATCH = 10, 2, 64
+EPOCHS, EPOCHS_OF_FILES, BATCH = 8, 1, 64
 WIDTH, WIDTH_DENSE = 8, 32                  # channels of convolutional states; numbers of dense ones
 ERROR_BATCH = 100                           # test images on which solves are compared
 TOLERANCES = 10.0 ** -np.arange(1, 8)
@@ -148,7 +148,7 @@ def run_demo(output="odenet", recipe="discrete", seed=0, epochs=None, method="do
     seed : int
         Of drawn digits, parameters and mini-batches.
     epochs : int, optional
-        10, or 2 for images from files.
+        8, or 1 for images from files.
     method, rtol, atol
         Of the solves of RK-Net and ODE-Net in training.
     data : str or path, optional

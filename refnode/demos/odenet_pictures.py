@@ -16,8 +16,8 @@ def write_pictures(result, images, figure_file, training_file):
         draw_epochs(axes[1, 1], next(row for row in result.rows if row.label == "ODE-Net"))
     with picture((12.5, 6.2), [training_file]) as figure:
         draw_digits(figure, images)
-        draw_learning(figure.add_axes((0.08, 0.11, 0.40, 0.60)), result.rows)
-        draw_memory(figure.add_axes((0.66, 0.11, 0.27, 0.60)), result.rows)
+        draw_learning(figure.add_axes((0.08, 0.11, 0.40, 0.62)), result.rows)
+        draw_memory(figure.add_axes((0.66, 0.11, 0.27, 0.62)), result.rows)
 
 
 # --- Figure 3 ---------------------------------------------------------------------------------------
@@ -28,6 +28,7 @@ def draw_errors(axes, figure):
     axes.loglog(figure.tolerance, figure.gradient_error, "s-", color=DATA, label="gradient")
     axes.loglog(figure.tolerance, figure.tolerance, color=GREY, linewidth=1.0, dashes=(4, 2), label="tolerance")
     axes.invert_xaxis()
+    axes.minorticks_off()
     axes.set(xlabel="tolerance of the solves", ylabel="relative error", title="a   Error against tolerance")
     axes.legend()
 
@@ -43,7 +44,7 @@ def draw_evaluations(axes, figure):
     """Evaluations of the reverse sweep against those of the forward solve."""
     most = 1.1 * max(figure.nfe)
     axes.plot([0, most], [0, most], color=GREY, linewidth=1.0, dashes=(4, 2))
-    axes.annotate("as many backward\nas forward", (0.86 * most, 0.86 * most), (0, -14), textcoords="offset points", color=GREY,
+    axes.annotate("as many backward\nas forward", (0.8 * most, 0.8 * most), (0, -14), textcoords="offset points", color=GREY,
                   ha="left", va="top", fontsize=9)
     axes.plot(figure.nfe, figure.nfe_reverse, "o-", color=FIT)
     axes.set(xlim=(0, 1.08 * most), ylim=(0, None), xlabel="evaluations, forward", ylabel="evaluations, backward",
@@ -64,11 +65,11 @@ def draw_epochs(axes, row):
 
 def draw_digits(figure, images, count=24):
     """Some of the test images in a row."""
-    for i in range(count):
-        axes = figure.add_axes((0.08 + i * 0.85 / count, 0.85, 0.8 / count, 0.10))
+    for i in range(min(count, len(images.test_x))):
+        axes = figure.add_axes((0.08 + i * 0.85 / count, 0.83, 0.8 / count, 0.10))
         axes.imshow(images.test_x[i, :, :, 0], cmap="gray_r", vmin=0.0, vmax=1.0)
         axes.set_axis_off()
-    figure.text(0.08, 0.96, f"{images.name}: images of the test set", fontsize=11)
+    figure.text(0.08, 0.95, f"{images.name}: images of the test set", fontsize=11)
 
 
 def draw_learning(axes, rows):
@@ -76,7 +77,10 @@ def draw_learning(axes, rows):
     for row, colour in zip(rows, COLOURS):
         axes.plot(np.arange(1, len(row.errors) + 1), 100 * np.array(row.errors), "o-", color=colour, markersize=4, label=row.label)
     axes.set(yscale="log", xlabel="epoch", ylabel="test error [%]", title="Test error of the twins")
+    low, high = axes.get_ylim()
+    axes.set_yticks([tick for tick in (0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20, 50, 100) if low <= tick <= high])
     axes.yaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
     axes.legend(fontsize=9)
 
 
