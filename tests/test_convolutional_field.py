@@ -10,6 +10,7 @@ import cases
 from layer_battery import ROUNDING, distance
 from refnode import Problem, gradient, hvp, jvp
 from refnode.errors import InvalidInputError
+from refnode.evidence.field_claims import field_rows
 from refnode.fields.convolutional import conv_field, conv_layout, initial_conv_parameters
 from refnode.losses import sum_of_squares
 
@@ -152,6 +153,13 @@ def test_a_wrong_vjp_is_caught():
     field, point = point_of(case)
     for wrong in wrong_vjps(case, field):
         assert transpose_error(field, point, wrong) > 1e-6
+
+
+@pytest.mark.parametrize("name", ["conv/tanh_time", "conv/softplus"])
+def test_evidence_of_every_field(name):
+    """The rows that `refnode validate` has of every field: complex steps, transposes, differences, second derivatives."""
+    rows = field_rows(name, 0)
+    assert len(rows) == 7 and {row.verdict for row in rows} == {"PASS"}, [row for row in rows if row.verdict != "PASS"]
 
 
 # --- the solve --------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import numpy as np
 
 from refnode import losses
 from refnode.fields import classical
+from refnode.fields.convolutional import conv_field
 from refnode.fields.field import VectorField
 from refnode.fields.first_order import riccati
 from refnode.fields.neural import mlp_field
@@ -155,6 +156,9 @@ def fields():
         for time_input in (False, True):
             field = mlp_field((2, 5, 3, 2), activation, batch=3, time_input=time_input)
             sized["mlp/" + activation + "_time" * time_input] = Subject(field, field.n, field.p, signed=True)
+    for name, activation, time_input in (("conv/tanh_time", "tanh", True), ("conv/softplus", "softplus", False)):
+        field = conv_field((2, 2, 2), 3, 2, activation=activation, batch=2, time_input=time_input)
+        sized[name] = Subject(field, field.n, field.p, signed=True)
     sized["lotka_volterra/running_cost"] = Subject(running_cost_problem().flow_field, 3, 4)
     for name, field in SMOOTH.items():
         n, p = (3, 4) if name == "linear_density" else (field.n, field.p)
