@@ -48,10 +48,11 @@ FULL = idx(RNG.integers(0, 256, (2, 3, 3)))
     (FULL + b"x", "found more"),
     (idx(np.zeros((2, 3, 3)), 0x0D03), "magic number must be 0x00000803, found 0x00000d03"),
     (b"GIF89a" + bytes(40), "magic number must be 0x00000803, found 0x47494638"),
-    (struct.pack(">4I", IMAGES, 0, 3, 3), r"sizes must be 1 .. 1000000 items .*found \(0, 3, 3\)"),
+    (struct.pack(">4I", IMAGES, 0, 3, 3), r"sizes must be positive, of at most 1000000 items .*found \(0, 3, 3\)"),
     (struct.pack(">4I", IMAGES, 2, 0, 3), r"found \(2, 0, 3\)"),
     (struct.pack(">4I", IMAGES, 2**32 - 1, 2**32 - 1, 2**32 - 1), "found .4294967295, 4294967295, 4294967295"),
     (struct.pack(">4I", IMAGES, 10, 60000, 60000), "found .10, 60000, 60000"),
+    (struct.pack(">4I", IMAGES, 10**6, 256, 256), "at most 1000000 items and 268435456 bytes, found .1000000, 256, 256"),
 ])
 def test_a_damaged_idx_file_is_named(content, message, tmp_path):
     path = tmp_path / "images"

@@ -1,7 +1,7 @@
 """Labelled images from files that are not trusted: MNIST's IDX files, and the text files of the UCI digits.
 
 Sizes are read first and held against limits and against the length of the file, so that no file can ask for more memory
-than it has bytes; a compressed one is read no further than its header promises. Nothing in a file is executed.
+than it has bytes; a compressed one is read no further than its header promises.
 """
 import dataclasses
 import gzip
@@ -14,7 +14,7 @@ import numpy as np
 from refnode.errors import InvalidInputError
 
 IMAGES, LABELS = 0x0803, 0x0801             # magic numbers: unsigned bytes, of three or of one dimension
-MOST_IMAGES, MOST_PIXELS = 1_000_000, 256 * 256
+MOST_ITEMS, MOST_BYTES = 1_000_000, 2**28
 MNIST_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 UCI_FILES, UCI_COLUMNS, UCI_SIDE, UCI_LEVELS = ("optdigits.tra", "optdigits.tes"), 65, 8, 16
 MOST_UCI_BYTES = 16 * 2**20
@@ -102,8 +102,9 @@ def checked_header(path, header, magic, dimensions):
     found, *shape = (int.from_bytes(header[at:at + 4], "big") for at in range(0, len(header), 4))
     if found != magic:
         raise InvalidInputError(f"{path}: magic number must be 0x{magic:08x}, found 0x{found:08x}")
-    if not 1 <= shape[0] <= MOST_IMAGES or not 1 <= math.prod(shape[1:]) <= MOST_PIXELS:
-        raise InvalidInputError(f"{path}: sizes must be 1 .. {MOST_IMAGES} items of 1 .. {MOST_PIXELS} pixels, found {tuple(shape)}")
+    if not 1 <= shape[0] <= MOST_ITEMS or not 1 <= math.prod(shape) <= MOST_BYTES:
+        raise InvalidInputError(f"{path}: sizes must be positive, of at most {MOST_ITEMS} items and {MOST_BYTES} bytes, "
+                                f"found {tuple(shape)}")
     return tuple(shape)
 
 

@@ -10,10 +10,11 @@ def write_pictures(result, images, figure_file, training_file):
     """Both pictures, each into its file."""
     with picture((12.5, 8.6), [figure_file]) as figure:
         axes = figure.subplots(2, 2, gridspec_kw=GRID)
-        draw_errors(axes[0, 0], result.figure)
+        row = next(row for row in result.rows if row.label == "ODE-Net")
+        draw_errors(axes[0, 0], result.figure, row.recipe)
         draw_times(axes[0, 1], result.figure)
         draw_evaluations(axes[1, 0], result.figure)
-        draw_epochs(axes[1, 1], next(row for row in result.rows if row.label == "ODE-Net"))
+        draw_epochs(axes[1, 1], row)
     with picture((12.5, 6.2), [training_file]) as figure:
         draw_digits(figure, images)
         draw_learning(figure.add_axes((0.08, 0.11, 0.40, 0.62)), result.rows)
@@ -22,10 +23,10 @@ def write_pictures(result, images, figure_file, training_file):
 
 # --- Figure 3 ---------------------------------------------------------------------------------------
 
-def draw_errors(axes, figure):
+def draw_errors(axes, figure, recipe):
     """Errors of y(T) and of the gradient against the tolerance."""
     axes.loglog(figure.tolerance, figure.error, "o-", color=FIT, label="state at the end")
-    axes.loglog(figure.tolerance, figure.gradient_error, "s-", color=DATA, label="gradient")
+    axes.loglog(figure.tolerance, figure.gradient_error, "s-", color=DATA, label=f"gradient by “{recipe}”")
     axes.loglog(figure.tolerance, figure.tolerance, color=GREY, linewidth=1.0, dashes=(4, 2), label="tolerance")
     axes.invert_xaxis()
     axes.minorticks_off()
@@ -34,9 +35,9 @@ def draw_errors(axes, figure):
 
 
 def draw_times(axes, figure):
-    """Seconds of a forward solve against its evaluations."""
+    """Processor time of a forward solve against its evaluations."""
     axes.plot(figure.nfe, 1e3 * np.array(figure.seconds), "o", color=FIT)
-    axes.set(xlim=(0, None), ylim=(0, None), xlabel="evaluations of f, forward", ylabel="time of the forward solve [ms]",
+    axes.set(xlim=(0, None), ylim=(0, None), xlabel="evaluations of f, forward", ylabel="processor time of the forward solve [ms]",
              title="b   Time against evaluations")
 
 
