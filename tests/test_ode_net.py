@@ -5,6 +5,7 @@ import pytest
 import cases
 from gradients import RECIPES
 from layer_battery import ROUNDING, Triple, check_mutants, check_triple, distance
+from refnode import hvp
 from refnode.demos.drawn_digits import drawn_digits
 from refnode.demos.gradient_evidence import gradient_evidence
 from refnode.errors import InvalidInputError
@@ -68,6 +69,20 @@ def test_class_loss_is_a_loss(batch):
     moved = ClassLoss(W + 1e-30j * tans[1], b + 1e-30j * tans[2], labels).value(None, y1 + 1e-30j * tans[0])
     found = y1_bar @ tans[0] + np.sum(loss.bars["head.W"] * tans[1]) + loss.bars["head.b"] @ tans[2]
     assert abs(found - moved.imag / 1e-30) <= ROUNDING
+
+
+def test_class_loss_has_a_second_derivative():
+    """Its hvp is the complex step of its vjp; and the Hessian of an ODE-Net's loss in the block's θ is symmetric."""
+    rng = np.random.default_rng(4)
+    y1, y1_tan, W, b = rng.standard_normal(20), rng.standard_normal(20), rng.standard_normal((3, 5)), rng.standard_normal(3)
+    loss, none = ClassLoss(W, b, np.array([0, 2, 1, 1])), np.empty((20, 0))
+    expected = loss.vjp(none, y1 + 1e-30j * y1_tan)[1].imag / 1e-30
+    assert distance(loss.hvp(none, y1, none, y1_tan)[1], expected) <= ROUNDING
+    field = conv_field((1, 2, 1), 5, 1, k=1, batch=4)
+    problem = Problem(field, y1, rng.standard_normal(field.p), (0.0, 1.0), ts=[], loss=loss)
+    u, v = rng.standard_normal((2, field.p))
+    left, right = (a * hvp(problem, theta_tan=b, n_steps=3).theta for a, b in ((u, v), (v, u)))
+    assert abs(left.sum() - right.sum()) <= 1e-12 * np.abs(left).sum()
 
 
 # --- the whole gradient -----------------------------------------------------------------------------
@@ -205,7 +220,8 @@ def test_an_unreliable_gradient_is_counted(batch):
     ({"twin": "cnn"}, "twin must be one of mlp, resnet, euler, rk, ode, found 'cnn'"),
     ({"block": "attention"}, "block must be 'convolutional', or 'dense'"),
     ({"twin": "resnet", "block": "dense"}, "found 'dense'"),
-    ({"width": 3}, None), ({"recipe": "magic"}, "sensitivity must be one of")])
+    ({"width": 3}, None), ({"recipe": "magic"}, "sensitivity must be one of"),
+    ({"recipe": "forward"}, "recipe 'forward' pushes a tangent for every number")])
 def test_the_constructor_checks(arguments, message, batch):
     with pytest.raises(InvalidInputError, match=message or "groups must divide"):
         OdeNet(IMAGE, CLASSES, **{"twin": "ode", **SMALL, **arguments}).gradient(*batch)

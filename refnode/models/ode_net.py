@@ -32,14 +32,14 @@ from refnode.layers.convolution import conv2d, conv2d_jvp, conv2d_vjp
 from refnode.layers.dense import dense, dense_jvp, dense_vjp
 from refnode.layers.normalization import group_norm, group_norm_jvp, group_norm_vjp
 from refnode.layers.parameters import ParameterLayout, initial_parameters
-from refnode.layers.softmax import cross_entropy, cross_entropy_vjp
+from refnode.layers.softmax import cross_entropy, cross_entropy_hvp, cross_entropy_vjp
 from refnode.losses import Loss
 from refnode.models import training
-from refnode.models.neural_ode import require_affordable
 from refnode.optimisers import Adam
 from refnode.problems.problem import Problem
 from refnode.schedules import ExponentialDecay
 from refnode.sensitivity.gradient import gradient
+from refnode.sensitivity.recipes import recipe_named
 from refnode.solve.initial_value import solve
 
 TWINS = ("mlp", "resnet", "euler", "rk", "ode")
@@ -141,6 +141,12 @@ class ClassLoss(Loss):
         self.bars = {"head.W": W_bar, "head.b": b_bar}
         return np.zeros(ys.shape), y1_bar.reshape(y1.shape)
 
+    def hvp(self, ys, y1, ys_tan, y1_tan):
+        z_tan = dense_jvp(y1.reshape(-1, self.W.shape[1]), self.W, y1_tan.reshape(-1, self.W.shape[1]),
+                          np.zeros_like(self.W), np.zeros_like(self.b))
+        z_bar_tan = cross_entropy_hvp(self.logits(y1), self.labels, z_tan)      # z_bar = softmax(z) - e_label
+        return np.zeros(ys.shape), (z_bar_tan @ self.W).reshape(y1.shape)       # y1_bar = z_bar W
+
 
 # --- the model --------------------------------------------------------------------------------------
 
@@ -199,6 +205,9 @@ class OdeNet:
         self.image, self.classes, self.twin, self.block = tuple(image), int(classes), twin, block
         self.width, self.groups, self.depth = int(width), int(groups), int(depth)
         self.recipe = recipe or ("backsolve" if twin == "ode" else "discrete")
+        if recipe_named(self.recipe).needs == "jvp":
+            raise InvalidInputError(f"recipe {self.recipe!r} pushes a tangent for every number of a batch's states and for every "
+                                    "parameter: thousands; take one that pulls, such as 'discrete'")
         self.options = {"rtol": 1e-3, "atol": 1e-3, **options}
         if twin in ("euler", "resnet"):
             self.options = {"method": "euler", "n_steps": self.depth}
@@ -206,8 +215,6 @@ class OdeNet:
         self.halvings = max(1, math.ceil(math.log2(max(self.image[:2]) / SMALLEST)))
         self._fields = {}
         self.theta = self._initial(seed)
-        if twin != "mlp":
-            require_affordable(self.recipe, self.layout.shapes["block"][0])
 
     def __repr__(self):
         return f"<OdeNet {self.twin!r}, {self.block}, p={self.theta.size}, recipe {self.recipe!r}>"
