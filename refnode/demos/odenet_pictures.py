@@ -77,11 +77,7 @@ def draw_learning(axes, rows):
     """Test error against epoch for every twin."""
     for row, colour in zip(rows, COLOURS):
         axes.plot(np.arange(1, len(row.errors) + 1), 100 * np.array(row.errors), "o-", color=colour, markersize=4, label=row.label)
-    axes.set(yscale="log", xlabel="epoch", ylabel="test error [%]", title="Test error of the twins")
-    low, high = axes.get_ylim()
-    axes.set_yticks([tick for tick in (0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20, 50, 100) if low <= tick <= high])
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.minorticks_off()
+    axes.set(ylim=(0, None), xlabel="epoch", ylabel="test error [%]", title="Test error of the twins")
     axes.legend(fontsize=9)
 
 
