@@ -10,7 +10,7 @@ from numba.core import config
 
 from refnode.host_device import cache_home, package_root
 
-RECORD = 128                # bytes of a name in the pipe that the processes take their work from
+RECORD = 512                # bytes of a group of names in the pipe that the processes take their work from
 COMPILE = "from refnode.beforehand import prepare_all; prepare_all()"
 
 
@@ -27,9 +27,10 @@ def prepare(name):
 
 
 def prepare_all():
-    """`prepare` one name after another from standard input, until there is none left."""
+    """`prepare` one group of names after another from standard input, until there is none left."""
     while record := os.read(sys.stdin.fileno(), RECORD):        # whole: so little is read and written at once
-        prepare(record.decode().strip())
+        for name in record.decode().split():
+            prepare(name)
 
 
 def missing_drivers(names):
@@ -50,18 +51,18 @@ def cache_takes_files():
 
 
 @contextlib.contextmanager
-def compiling(names, workers=1):
-    """Processes that compile while the body runs, each the next of the names; they are not left behind.
+def compiling(groups, workers=1):
+    """Processes that compile while the body runs, each the next group of names; they are not left behind.
 
     What they fail to do is done where it is needed.
     """
     path = os.pathsep.join([str(package_root().parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     source, sink = os.pipe()
-    os.write(sink, b"".join(name.encode().ljust(RECORD) for name in names))
+    os.write(sink, b"".join(" ".join(group).encode().ljust(RECORD) for group in groups))
     os.close(sink)
     children = [subprocess.Popen([sys.executable, "-P", "-c", COMPILE], stdin=source, stdout=subprocess.DEVNULL,
                                  stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": path})
-                for _ in range(min(workers, len(names)))]
+                for _ in range(min(workers, len(groups)))]
     os.close(source)
     try:
         yield children

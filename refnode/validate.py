@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from refnode.beforehand import cache_takes_files, compiling, missing_drivers
 from refnode._version import __version__
+from refnode.drivers import compiled_beside
 from refnode.errors import InvalidInputError
 from refnode.evidence.field_claims import field_rows
 from refnode.evidence.gradient_claims import problem_rows
@@ -111,12 +111,17 @@ class Outcome:
 
 
 def run(selection, progress=lambda done, total, what, rows: None):
-    """Gather all rows; ``progress`` is called before every task and at the end."""
+    """Gather all rows; ``progress`` is called before every task and at the end.
+
+    The evidence on fields, which comes first, needs no driver: those not in the cache are compiled meanwhile.
+    """
     started, plan, rows = time.perf_counter(), tasks(selection), []
-    compile_drivers(lambda done, total: progress(0, len(plan), f"compiling solvers, once: {done} of {total}", rows))
-    for done, (group, name, make) in enumerate(plan):
-        progress(done, len(plan), f"{group}: {name}", rows)
-        rows += _guarded(group, name, make)
+    with compiled_beside() as wait:
+        for done, (group, name, make) in enumerate(plan):
+            if group != "fields":
+                wait(lambda ready, all_: progress(done, len(plan), f"compiling solvers, once: {ready} of {all_}", rows))
+            progress(done, len(plan), f"{group}: {name}", rows)
+            rows += _guarded(group, name, make)
     progress(len(plan), len(plan), "done", rows)
     order = list(GROUPS)
     rows.sort(key=lambda row: order.index(row.group))
@@ -161,47 +166,3 @@ def tableau_hash():
     numbers = [(name, str(table.A), str(table.b), str(table.c), str(table.E_exact), str(table.P_exact))
                for name, table in TABLEAUS.items()]
     return hashlib.sha256(repr(numbers).encode()).hexdigest()[:16]
-
-
-# --- compiling, the first time ---------------------------------------------------------------------
-
-DRIVERS = {   # of the evidence: module:function -> how long it takes to compile, relatively
-    "refnode.sensitivity.equations:integrate_interpolated": 9,
-    "refnode.sensitivity.equations:integrate_lam": 7,
-    "refnode.sensitivity.equations:integrate_backsolve": 7,
-    "refnode.sensitivity.second_order_adjoint:integrate_second_adjoint": 12,
-    "refnode.sensitivity.second_order_steps:discrete_adjoint_tangent": 10,
-    "refnode.sensitivity.forward:integrate_variational": 7,
-    "refnode.sensitivity.forward:integrate_staggered": 8,
-    "refnode.sensitivity.quadrature:sum_panels": 2,
-    "refnode.sensitivity.checkpointing:checkpointed_adjoint": 10,
-    "refnode.sensitivity.checkpointing:integrate_with_checkpoints": 8,
-    "refnode.sensitivity.symplectic_adjoint:symplectic_adjoint": 5,
-    "refnode.sensitivity.discrete_adjoint:discrete_tangent": 2,
-    "refnode.sensitivity.discrete_adjoint:discrete_adjoint": 3,
-    "refnode.sensitivity.tangent_check:check_tangent": 2,
-    "refnode.sensitivity.attempts:record_attempts": 5,
-    "refnode.sensitivity.through:through_tangent": 12,
-    "refnode.sensitivity.through_adjoint:through_adjoint": 12,
-    "refnode.solve.integrate:integrate_field": 4,
-    "refnode.sensitivity.reversible_adjoint:reversible_adjoint": 10,
-    "refnode.sensitivity.reversible_adjoint:reversible_tangent": 6,
-    "refnode.solve.reversible_path:integrate_reversible": 4,
-    "refnode.sensitivity.cotangents:slopes_at": 1,
-}
-BATCH_DRIVERS = {   # which no evidence uses
-    "refnode.solve.batch:integrate_samples": 4,
-    "refnode.sensitivity.batch_gradient:discrete_adjoint_samples": 5,
-}
-COSTS = {**DRIVERS, **BATCH_DRIVERS}
-
-
-def compile_drivers(report, names=tuple(DRIVERS), workers=2):
-    """Fill the disk cache with two processes side by side; what they fail to do is done where it is needed."""
-    missing = missing_drivers(names)
-    if len(missing) < 2 or not cache_takes_files():
-        return
-    with compiling(sorted(missing, key=COSTS.get, reverse=True), workers) as children:
-        while any(child.poll() is None for child in children):
-            report(len(missing) - len(missing_drivers(missing)), len(missing))
-            time.sleep(0.25)

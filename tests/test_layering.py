@@ -19,6 +19,7 @@ ALLOWED = {
     "host_device": {"errors", "linked_bodies"},
     "linked_bodies": set(),
     "beforehand": {"host_device"},
+    "drivers": {"beforehand"},
     "linalg": {"host_device"},
     "atomic_file": set(),
     "gradcheck": {"errors", "atomic_file"},             # knows only callables and arrays

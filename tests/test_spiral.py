@@ -8,7 +8,8 @@ import pytest
 
 import refnode
 from gradients import RECIPES
-from refnode import beforehand, validate
+from refnode import beforehand
+from refnode.drivers import DRIVERS
 from refnode.errors import InvalidInputError
 from refnode.gradcheck import check_gradient
 from refnode.models import neural_ode
@@ -227,7 +228,7 @@ def test_running_mean_keeps_a_constant_and_short_ones():
 
 def test_drivers_compiled_beside_are_drivers():
     assert set(neural_ode.DRIVERS) <= set(RECIPES)
-    assert {*neural_ode.DRIVERS.values(), neural_ode.TIMES_DRIVER} <= set(validate.DRIVERS)
+    assert {*neural_ode.DRIVERS.values(), neural_ode.TIMES_DRIVER} <= set(DRIVERS)
 
 
 @pytest.mark.parametrize("missing, possible, started", [([], True, 0), (["a driver"], False, 0), (["a driver"], True, 1)])
@@ -248,7 +249,7 @@ def test_no_process_for_a_full_cache_or_one_that_takes_no_files(missing, possibl
 
 @pytest.mark.skipif(not hasattr(signal, "pause"), reason="nothing to wait in")
 def test_no_process_outlives_the_body():
-    with pytest.raises(KeyboardInterrupt), beforehand.compiling(["signal:pause"]) as children:
+    with pytest.raises(KeyboardInterrupt), beforehand.compiling([("signal:pause",)]) as children:
         assert children[0].poll() is None
         raise KeyboardInterrupt
     assert children[0].poll() is not None

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import refnode
-from refnode import beforehand, validate
+from refnode import beforehand, drivers, validate
+from refnode.drivers import ALL_DRIVERS
 from refnode.errors import InvalidInputError
 from refnode.evidence import gradient_claims, hessian_claims, mutants, reversible_claims, stepper_claims, through_claims
 from refnode.evidence.amplification import Amplification, Units
@@ -326,24 +327,42 @@ def test_kicks_measure_the_error_that_a_solver_commits():
 def test_every_driver_is_compiled_beforehand():
     modules = [importlib.import_module(info.name) for info in pkgutil.walk_packages(refnode.__path__, "refnode.")
                if info.name.split(".")[1] in ("solve", "sensitivity", "steppers")]
-    drivers = {f"{value.py_func.__module__}:{value.py_func.__name__}" for module in modules
-               for value in vars(module).values() if isinstance(value, Driver)}
-    assert drivers == set(validate.COSTS)
+    found = {f"{value.py_func.__module__}:{value.py_func.__name__}" for module in modules
+             for value in vars(module).values() if isinstance(value, Driver)}
+    assert found == set(ALL_DRIVERS) and len(found) == len(ALL_DRIVERS)
 
 
-def test_processes_take_the_names_one_by_one(tmp_path, monkeypatch):
-    """Every name once, whichever process takes it."""
-    (tmp_path / "probe.py").write_text("import pathlib, uuid\n" + "".join(
-        f"def f{i}(): (pathlib.Path(__file__).parent / ('{i} ' + uuid.uuid4().hex)).touch()\n" for i in range(6)))
+def test_processes_take_the_groups_one_by_one(tmp_path, monkeypatch):
+    """Every name once, whichever process takes its group; a group by one process."""
+    (tmp_path / "probe.py").write_text("import os, pathlib, uuid\n" + "".join(
+        f"def f{i}(): (pathlib.Path(__file__).parent / ('{i} ' + str(os.getpid()) + ' ' + uuid.uuid4().hex)).touch()\n"
+        for i in range(6)))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with beforehand.compiling([f"probe:f{i}" for i in range(6)], workers=2) as children:
+    with beforehand.compiling([("probe:f0", "probe:f1", "probe:f2"), ("probe:f3",), ("probe:f4", "probe:f5")], workers=2) as children:
         assert [child.wait() for child in children] == [0, 0]
-    assert sorted(path.name.split()[0] for path in tmp_path.glob("* *")) == list("012345")
+    taken = sorted(path.name.split() for path in tmp_path.glob("* *"))
+    assert [name for name, *_ in taken] == list("012345")
+    process = {name: pid for name, pid, _ in taken}
+    assert process["0"] == process["1"] == process["2"] and process["4"] == process["5"]
+
+
+def test_a_group_fits_its_record():
+    assert all(len(" ".join(group)) <= beforehand.RECORD for group in drivers.GROUPS + drivers.BATCH_GROUPS)
+
+
+def test_evidence_on_fields_needs_no_driver(monkeypatch):
+    """It is gathered while they are compiled."""
+    monkeypatch.setattr(Driver, "__call__", lambda self, *arguments: pytest.fail("called a driver"))
+    monkeypatch.setattr(Driver, "prepare", lambda self: pytest.fail("prepared a driver"))
+    plan = [task for task in validate.tasks(validate.select()) if task[0] == "fields"]
+    assert validate.tasks(validate.select())[len(plan) - 1][0] == "fields"
+    for group, name, make in plan[::4]:
+        assert all(row.verdict == "PASS" for row in validate._guarded(group, name, make))
 
 
 def test_a_cache_that_takes_no_files_is_not_filled(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setattr(beforehand, "cache_home", lambda: tmp_path / "file" / "folder")
-    monkeypatch.setattr(validate, "missing_drivers", list)
+    monkeypatch.setattr(drivers, "missing_drivers", list)
     monkeypatch.setattr(beforehand.subprocess, "Popen", lambda *arguments, **options: pytest.fail("started a process"))
-    validate.compile_drivers(lambda done, total: None)
+    drivers.compile_all()

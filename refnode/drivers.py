@@ -1,0 +1,67 @@
+"""All drivers of the package by name, and compiling them beforehand.
+
+A process that compiles two drivers compiles the bodies in both once. So drivers that share most of their bodies
+stand in one group, and a group is compiled by one process.
+"""
+import contextlib
+import time
+
+from refnode.beforehand import cache_takes_files, compiling, missing_drivers
+
+GROUPS = (                  # the longest first
+    ("refnode.sensitivity.through:through_tangent",
+     "refnode.sensitivity.through_adjoint:through_adjoint",
+     "refnode.sensitivity.attempts:record_attempts"),
+    ("refnode.sensitivity.equations:integrate_interpolated",
+     "refnode.sensitivity.equations:integrate_lam",
+     "refnode.sensitivity.equations:integrate_backsolve"),
+    ("refnode.sensitivity.second_order_adjoint:integrate_second_adjoint",),
+    ("refnode.sensitivity.checkpointing:checkpointed_adjoint",
+     "refnode.sensitivity.checkpointing:integrate_with_checkpoints",
+     "refnode.sensitivity.symplectic_adjoint:symplectic_adjoint"),
+    ("refnode.sensitivity.forward:integrate_variational",
+     "refnode.sensitivity.forward:integrate_staggered",
+     "refnode.sensitivity.quadrature:sum_panels"),
+    ("refnode.sensitivity.reversible_adjoint:reversible_adjoint",
+     "refnode.sensitivity.reversible_adjoint:reversible_tangent",
+     "refnode.solve.reversible_path:integrate_reversible"),
+    ("refnode.sensitivity.second_order_steps:discrete_adjoint_tangent",
+     "refnode.sensitivity.discrete_adjoint:discrete_adjoint",
+     "refnode.sensitivity.discrete_adjoint:discrete_tangent",
+     "refnode.sensitivity.tangent_check:check_tangent"),
+    ("refnode.solve.integrate:integrate_field",
+     "refnode.sensitivity.cotangents:slopes_at"),
+)
+BATCH_GROUPS = (            # which no evidence uses
+    ("refnode.solve.batch:integrate_samples",
+     "refnode.sensitivity.batch_gradient:discrete_adjoint_samples"),
+)
+DRIVERS = tuple(name for group in GROUPS for name in group)
+ALL_DRIVERS = DRIVERS + tuple(name for group in BATCH_GROUPS for name in group)
+
+
+@contextlib.contextmanager
+def compiled_beside(groups=GROUPS, workers=2):
+    """While the body runs, processes fill the disk cache with the drivers it lacks.
+
+    Yields ``wait(report)``, which returns when all are there, and calls ``report(done, total)`` until then. What the
+    processes fail to do is done where it is needed.
+    """
+    missing = [tuple(missing_drivers(group)) for group in groups]
+    missing = [group for group in missing if group]
+    total = sum(map(len, missing))
+    if total < 2 or not cache_takes_files():
+        yield lambda report: None
+        return
+    with compiling(missing, workers) as children:
+        def wait(report):
+            while any(child.poll() is None for child in children):
+                report(total - sum(len(missing_drivers(group)) for group in missing), total)
+                time.sleep(0.25)
+        yield wait
+
+
+def compile_all():
+    """Fill the disk cache with every driver."""
+    with compiled_beside(GROUPS + BATCH_GROUPS) as wait:
+        wait(lambda done, total: None)
