@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from refnode.demos import odenet
+from refnode.demos.gradient_evidence import gradient_evidence
 from refnode.demos.odenet import ROWS, recipes_of, run_demo
 from refnode.errors import InvalidInputError
 from refnode.models.ode_net import OdeNet
@@ -80,6 +81,8 @@ def test_the_promise_of_the_demonstration(tmp_path):
 def test_images_from_files(small, tmp_path, monkeypatch):
     mnist(tmp_path, ".gz", counts=(30, 10))
     monkeypatch.setattr(odenet, "TOLERANCES", np.array([1e-2, 1e-4]))
+    parabola = gradient_evidence(lambda x: float(x @ x), np.ones(2), 2.0 * np.ones(2))        # the evidence is tested above
+    monkeypatch.setattr(odenet, "evidence_of", lambda model, images, seed: parabola)
     found = run_demo(tmp_path / "out", data=tmp_path, epochs=1, recipe="interpolating")
     assert found.data == "MNIST: 30 images of 28x28 to train, 10 to test"
     assert [row.recipe for row in found.rows if row.label in ("RK-Net", "ODE-Net")] == ["discrete", "interpolating"]
