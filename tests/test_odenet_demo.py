@@ -8,7 +8,6 @@ from refnode.demos import odenet
 from refnode.demos.gradient_evidence import gradient_evidence
 from refnode.demos.odenet import ROWS, recipes_of, run_demo
 from refnode.errors import InvalidInputError
-from refnode.models.ode_net import OdeNet
 from test_image_files import mnist
 
 
@@ -64,10 +63,9 @@ def test_files(result):
 def test_same_seed_same_numbers(result, small):
     """Of each twin, from new digits on."""
     images, options = odenet.images_of(None, 3), {"method": "dopri5", "rtol": 1e-3, "atol": 1e-3}
+    models = odenet.twins_of(images, recipes_of("discrete"), 3, options)
     for row in result[0].rows[-2:]:
-        twin, block = ROWS[row.label]
-        model = OdeNet((8, 8, 1), 10, twin, block, odenet.WIDTH_DENSE if block == "dense" else odenet.WIDTH, seed=3, **options)
-        again = odenet.trained(row.label, model, images, 2, 3)
+        again = odenet.trained(row.label, models[row.label], images, 2, 3)
         assert {**vars(again), "seconds": 0} == {**vars(row), "seconds": 0}
 
 
@@ -96,6 +94,7 @@ def test_the_recipe_goes_to_the_twin_whose_derivative_it_gives():
 
 @pytest.mark.parametrize("options, message", [
     ({"epochs": 0}, "epochs must be a positive integer, found 0"), ({"recipe": "magic"}, "sensitivity must be one of"),
+    ({"recipe": "discrete_forward"}, "pushes a tangent for every number"), ({"rtol": -1.0}, "rtol must"),
     ({"method": "magic"}, "method must be one of"), ({"data": "/nowhere"}, "data /nowhere: expected train-images-idx3-ubyte")])
 def test_refused(options, message, small, tmp_path):
     with pytest.raises(InvalidInputError, match=message):

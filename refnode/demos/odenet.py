@@ -26,6 +26,7 @@ from refnode.models.ode_net import ClassLoss, OdeNet
 from refnode.sensitivity.gradient import gradient
 from refnode.sensitivity.recipes import recipe_named
 from refnode.solve.initial_value import solve
+from refnode.solve.options import SolveOptions
 
 TRAIN, TEST = 1500, 500                     # drawn digits
 EPOCHS, EPOCHS_OF_FILES, BATCH = 8, 1, 64
@@ -168,13 +169,9 @@ def run_demo(output="odenet", recipe="discrete", seed=0, epochs=None, method="do
     images = images_of(data, seed)
     epochs = checked_epochs(epochs, data)
     tell(str(images))
-    recipes = recipes_of(recipe)
-    rows, models = [], {}
-    for label, (twin, block) in ROWS.items():
-        model = OdeNet(images.x.shape[1:], 10, twin, block, WIDTH_DENSE if block == "dense" else WIDTH, recipe=recipes.get(twin),
-                       seed=seed, **{} if twin in ("mlp", "euler", "resnet") else {"method": method, "rtol": rtol, "atol": atol})
+    models, rows = twins_of(images, recipes_of(recipe), seed, {"method": method, "rtol": rtol, "atol": atol}), []
+    for label, model in models.items():
         rows.append(trained(label, model, images, epochs, seed))
-        models[label] = model
         tell(f"{label}: test error {100 * rows[-1].error:.2f} % after {epochs} epochs, {rows[-1].seconds:.1f} s")
     figure = over_tolerances(models["ODE-Net"], images)
     evidence = {label: evidence_of(models[label], images, seed) for label in ("RK-Net", "ODE-Net")}
@@ -207,6 +204,17 @@ def recipes_of(recipe):
     own = {"rk": "discrete", "ode": "backsolve"}
     own["ode" if recipe_named(recipe).truth == "exact" else "rk"] = recipe
     return own
+
+
+def twins_of(images, recipes, seed, options):
+    """{label: model}, all untrained; what is wrong with recipes or options is found here."""
+    SolveOptions.of(**options)
+    models = {}
+    for label, (twin, block) in ROWS.items():
+        own = options if twin in ("rk", "ode") else {}
+        models[label] = OdeNet(images.x.shape[1:], 10, twin, block, WIDTH_DENSE if block == "dense" else WIDTH,
+                               recipe=recipes.get(twin), seed=seed, **own)
+    return models
 
 
 def trained(label, model, images, epochs, seed):
