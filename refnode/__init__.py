@@ -16,6 +16,7 @@ from refnode.sensitivity.gradient import gradient, jvp, vjp
 from refnode.gradcheck.verdict import check_gradient
 
 WHEN_ASKED_FOR = {           # the same, imported when first asked for: an import is to take little longer than Numba's
+    "GradientFunction": "refnode.sensitivity.gradient_function",        # gradients in a loop
     "Batch": "refnode.problems.batch_problem",                  # many problems at once
     "solve_batch": "refnode.solve.batch",
     "gradient_batch": "refnode.sensitivity.batch_gradient",

@@ -156,7 +156,8 @@ class _Sweep:
             *samples.options.tableau.arrays, *samples.pool(), batch.spans, samples.y0s, samples.thetas, samples.counts,
             samples.first, samples.status, batch.ts, samples.ys, samples.ys_step, batch.ts_first, position, walk,
             self.ys_bar, self.y_bars, *self.workspace, self.theta_bars, self.theta_sum, self.slopes)
-        entry, functions = entry_point(discrete_adjoint_samples, samples.field, samples.options.specialize, "f", "vjp")
+        specialize = samples.options.specialized_to(samples.y0s.shape[1])
+        entry, functions = entry_point(discrete_adjoint_samples, samples.field, specialize, "f", "vjp")
         try:
             run_slices(entry, (*functions, arguments), position, BUDGET, samples.field.pace)
         except Exception as error:

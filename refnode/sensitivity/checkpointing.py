@@ -116,7 +116,7 @@ class LoggedTrajectory(Trajectory):
 
     def solve(self):
         """Run to the end, or IntegrationError."""
-        entry, functions = entry_point(integrate_with_checkpoints, self.field, self.options.specialize, "f")
+        entry, functions = entry_point(integrate_with_checkpoints, self.field, self.options.specialized_to(self.n), "f")
         require_finished(self, self.run(entry, functions), "the forward solve")
         self.log = self.log[:self.n_steps + 1]
 
@@ -290,7 +290,7 @@ def pull_cotangents_again(forward, seeds):
 
 def sweep(driver_, forward, arguments, plan, one_step=False):
     """Run a reverse driver to its end, or for one step, returning to Python now and then; plan[END] steps are left."""
-    entry, functions = entry_point(driver_, forward.field, forward.options.specialize, "f", "vjp")
+    entry, functions = entry_point(driver_, forward.field, forward.options.specialized_to(forward.n), "f", "vjp")
     try:
         run_slices(entry, (*functions, arguments), plan, SLICE, forward.field.pace, one_step)
     except Exception as error:

@@ -178,7 +178,7 @@ class StoredSteps:
 
     def sweep(self, driver_, derivative, arguments, position):
         """Run a sweep to its end, returning to Python now and then."""
-        specialize = self.forward.options.specialize
+        specialize = self.forward.options.specialized_to(self.forward.n)
         entry, functions = entry_point(driver_, self.field, specialize, "f", derivative)
         try:
             run_slices(entry, (*functions, arguments), position, SLICE, self.field.pace)
@@ -187,14 +187,18 @@ class StoredSteps:
             raise
 
 
-def pull_stored(problem, recipe, options, own, seeds_of, grid=None):
-    """The transpose of all steps of a solve that keeps them: `Cotangents`, and the solve."""
-    forward = solved(problem, options, keep=True, keep_tape=True, grid=grid)
+def pull_stored(problem, recipe, options, own, seeds_of, grid=None, solve=None):
+    """The transpose of all steps of a solve that keeps them: `Cotangents`, and the solve.
+
+    ``solve()`` gives that solve, and keeps its storage; by default it is made here.
+    """
+    forward = solved(problem, options, keep=True, keep_tape=True, grid=grid) if solve is None else solve()
     seeds = seeds_of(forward)
     y0_bar, theta_bar = pull_cotangents(forward, seeds)
     stats = {**forward_stats(forward), "n_steps_reverse": forward.n_steps, **stored_memory(forward)}
     cotangents = cotangents_of(problem, forward, seeds, y0_bar, theta_bar, stats)
-    forward.give_back()
+    if solve is None:
+        forward.give_back()
     return cotangents, forward
 
 

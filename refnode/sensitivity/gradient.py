@@ -75,17 +75,14 @@ def gradient(problem, sensitivity=None, *, truth=None, **options):
         If ``check_derivatives`` finds a wrong derivative of the field; the message names its entry.
     """
     require_problem(problem)
-    if problem.loss is None:
-        raise InvalidInputError("gradient needs a problem with a loss; give Problem(..., loss=...)")
+    require_loss(problem)
     sensitivity = recipe_chosen(sensitivity, truth)
     check_if_asked(problem, options)
     loss = LossSeeds(problem)
     cotangents, forward = _pull(problem, sensitivity, options, loss)
-    if loss.unread:
-        warnings.warn("the loss reads observations, and there are none (ts is empty): that part of it is 0, and so is its "
-                      "gradient; leave ts out to observe y(t1)", GradientWarning, stacklevel=2)
+    loss.warn_if_unread(3)
     return Gradient(**vars(cotangents), loss=loss.value, sensitivity=sensitivity,
-                    forward=lambda: _solution_without_cost(forward, problem))
+                    forward=lambda: solution_without_cost(forward, problem))
 
 
 def vjp(problem, ys_bar=None, y1_bar=None, sensitivity=None, *, truth=None, **options):
@@ -262,6 +259,11 @@ class LossSeeds:
             ys_bar, y1_bar = np.column_stack([ys_bar, np.zeros(len(ys_bar))]), np.append(y1_bar, 1.0)
         return Seeds(np.ascontiguousarray(ys_bar), y1_bar)
 
+    def warn_if_unread(self, stacklevel):
+        if self.unread:
+            warnings.warn("the loss reads observations, and there are none (ts is empty): that part of it is 0, and so is "
+                          "its gradient; leave ts out to observe y(t1)", GradientWarning, stacklevel=stacklevel)
+
 
 def check_if_asked(problem, options):
     """Takes ``check_derivatives`` out of the options, and does what it asks for."""
@@ -289,6 +291,11 @@ def split_options(sensitivity, recipe, options):
     return own, SolveOptions.of(**options)
 
 
+def require_loss(problem):
+    if problem.loss is None:
+        raise InvalidInputError("gradient needs a problem with a loss; give Problem(..., loss=...)")
+
+
 def require_derivative(problem, which):
     problem.field.require(which)
     if problem.flow_field is not problem.field and getattr(problem.flow_field, which) is None:
@@ -314,7 +321,7 @@ def array_of(name, value, shape):
     return array
 
 
-def _solution_without_cost(forward, problem):
+def solution_without_cost(forward, problem):
     """The `Solution` of the forward solve, without the state of a running cost."""
     trajectory = getattr(forward, "forward", forward)
     solution = solution_of(trajectory, FINISHED)

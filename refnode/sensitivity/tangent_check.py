@@ -154,7 +154,7 @@ def is_due(problem, options, forward):
 
 # --- the recipes ----------------------------------------------------------------------------------
 
-def pull_resolved(problem, recipe, options, own, seeds_of):
+def pull_resolved(problem, recipe, options, own, seeds_of, solve=None):
     """`pull_stored`, with steps that see probes of the tangent (``control="tangent"``), or with the warning."""
     found, check = {}, check_wanted(problem, options, own)
 
@@ -165,7 +165,7 @@ def pull_resolved(problem, recipe, options, own, seeds_of):
     grid = None
     if own.get("control") == "tangent":
         grid = tangent_grid(problem, options, own, *probes(problem))
-    cotangents, forward = pull_stored(problem, recipe, options, own, seeds_and_check, grid)
+    cotangents, forward = pull_stored(problem, recipe, options, own, seeds_and_check, grid, solve)
     cotangents.stats.update(found)
     return cotangents, forward
 

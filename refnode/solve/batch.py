@@ -138,7 +138,7 @@ class Samples:
 
     def run_forward(self, start):
         """Integrate samples from ``start`` until all are done or the pool is full; returns one past the last done."""
-        entry, functions = entry_point(integrate_samples, self.field, self.options.specialize, "f")
+        entry, functions = entry_point(integrate_samples, self.field, self.options.specialized_to(self.y0s.shape[1]), "f")
         self.position[[SAMPLE, END]] = start, len(self.batch)
         while True:
             try:

@@ -40,7 +40,7 @@ def solve_forward(field, y0, problem, options, *, keep, keep_tape=False, dense=F
     """The trajectory of ``field`` from ``y0`` with the times and parameters of ``problem``, and its status."""
     problem.field.check_first_call(problem.t0, problem.y0, problem.theta)
     trajectory = forward_trajectory(field, y0, problem, options, keep, keep_tape, dense, grid)
-    entry, functions = entry_point(trajectory.driver, field, options.specialize, "f")
+    entry, functions = entry_point(trajectory.driver, field, options.specialized_to(y0.size), "f")
     return trajectory, trajectory.run(entry, functions)
 
 

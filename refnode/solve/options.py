@@ -8,6 +8,7 @@ import numpy as np
 
 from refnode.errors import InvalidInputError, InvalidTypeError
 from refnode.solve.step_size import CONTROLLERS, control_values
+from refnode.solve.written_out import MOST_STATES
 from refnode.steppers.schemes import REVERSIBLE_NAMES, reversible_method
 from refnode.steppers.tableaus import tableau
 
@@ -42,7 +43,8 @@ class SolveOptions:
     tstops : bool
         End a step at every observation time, instead of reading y there from the dense output.
     specialize : bool
-        Compile the solver for this field, instead of calling the field by address.
+        Compile the solver for this field, instead of calling the field by address; and for this method and number of
+        states, if these are few. Some ten seconds once a process, for half the time of every small solve.
 
     Raises
     ------
@@ -91,6 +93,12 @@ class SolveOptions:
     def fixed(self):
         """Whether the steps are given rather than chosen by error control."""
         return self.n_steps is not None or self.steps is not None
+
+    def specialized_to(self, n):
+        """What `run.entry_point` compiles into a driver of solves of n states: True is the field alone."""
+        if self.specialize and self.scheme is None and n <= MOST_STATES:
+            return self.tableau, n
+        return self.specialize
 
     @classmethod
     def of(cls, **options):

@@ -7,6 +7,7 @@ import numpy as np
 from refnode.host_device import python_form
 from refnode.solve.integrate import (
     DENSE, FULL, KEEP, KEEP_TAPE, MAX_STEPS, RUNNING, SLICE, STEPS, STOP_AT_TS, T, integrate_field)
+from refnode.solve.written_out import written_out_driver
 
 LONGEST_SLICE = 0.05               # seconds in compiled code before Python looks for Ctrl-C
 FIRST_CAPACITY = 256               # steps
@@ -68,6 +69,7 @@ class Trajectory:
         self.theta = theta
         self.t0, self.t1 = t0, t1
         self.clock = np.array([t0, first_step or options.first_step or 0.0, 1.0, 1.0, t1])
+        self.clock_at_start = self.clock.copy()
         self.counts = np.zeros(6, dtype=np.int64)
         self.limits = np.array([self.grid.size or options.max_steps, 1, keep, keep_tape and field.tape_size > 0,
                                 dense, options.tstops])
@@ -125,6 +127,15 @@ class Trajectory:
         steps = self.n_steps
         return (self.times[:steps + 1], self.y[:steps + 1], self.k[:steps * self.s + 1],
                 self.k_extra[:steps], self.tape)
+
+    def again(self):
+        """The same solve from what ``y_start`` and ``theta`` hold now, in the same storage: its steps overwrite these."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin.clock, twin.counts = self.clock_at_start.copy(), np.zeros(6, dtype=np.int64)
+        twin.ys, twin.ys_step = np.empty_like(self.ys), np.empty_like(self.ys_step)
+        twin.y[0] = self.y_start
+        return twin
 
     # --- the run ----------------------------------------------------------------------------------
 
@@ -189,7 +200,8 @@ def next_slice(steps, elapsed):
 def entry_point(driver, field, specialize, *which):
     """``driver`` for this field, and the functions named as it takes them.
 
-    They are called by address, or compiled into it (specialize), or plain Python in an un-jitted driver.
+    They are called by address, or compiled into it (``specialize``), or plain Python in an un-jitted driver. Where
+    ``specialize`` is a tableau and a number of states, the driver's steps are written out for these, too.
     """
     key = driver, specialize, which
     found = field.entries.get(key)
@@ -204,4 +216,6 @@ def _entry_point(driver, field, specialize, which):
     if not specialize:
         return driver, field.functions(*which)
     functions = [getattr(field, name) for name in which]
+    if specialize is not True:
+        driver = written_out_driver(driver, *specialize)
     return driver.specialized(functions), functions
