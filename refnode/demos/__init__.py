@@ -31,6 +31,7 @@ DEMOS = {
     "spiral": Demo("refnode.demos.spiral", "a neural ODE learns a spiral from noisy, irregular observations"),
     "augmented": Demo("refnode.demos.augmentation", "what a flow cannot do, and can with one more dimension: crossing, annuli"),
     "regularised": Demo("refnode.demos.easy_dynamics", "dynamics that are easy to solve: fewer evaluations at equal loss"),
+    "odenet": Demo("refnode.demos.odenet", "ODE-Net and its twins classify digits: error, parameters, memory, time"),
 }
 
 

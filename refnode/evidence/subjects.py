@@ -6,6 +6,7 @@ import numpy as np
 
 from refnode import losses
 from refnode.fields import classical
+from refnode.fields.convolutional import conv_field
 from refnode.fields.field import VectorField
 from refnode.fields.first_order import riccati
 from refnode.fields.neural import mlp_field
@@ -159,6 +160,9 @@ def fields():
     for cost in COSTS:
         field = regularised_mlp((2, 4, 3, 2), cost, batch=2)
         sized["regularised/" + cost] = Subject(field, field.n, field.p, signed=True)
+    for name, activation, time_input in (("conv/tanh_time", "tanh", True), ("conv/softplus", "softplus", False)):
+        field = conv_field((2, 2, 2), 3, 2, activation=activation, batch=2, time_input=time_input)
+        sized[name] = Subject(field, field.n, field.p, signed=True)
     sized["lotka_volterra/running_cost"] = Subject(running_cost_problem().flow_field, 3, 4)
     for name, field in SMOOTH.items():
         n, p = (3, 4) if name == "linear_density" else (field.n, field.p)

@@ -2,5 +2,6 @@
 from refnode.fields.classical import (
     CLASSICAL, cosine_relaxation, exponential_decay, forced_oscillator, kepler, linear, logistic, lorenz,
     lotka_volterra, pendulum, robertson, twin_growth, van_der_pol)
+from refnode.fields.convolutional import conv_field
 from refnode.fields.field import VectorField
 from refnode.fields.neural import mlp_field
