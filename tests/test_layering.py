@@ -30,6 +30,7 @@ ALLOWED = {
     "line_search": set(),
     "quasi_newton": {"errors", "line_search"},
     "layers": FOUNDATIONS,
+    "likelihoods": {"errors", "layers", "losses"},
     "fields": FOUNDATIONS | {"checks", "layers"},
     "steppers": FOUNDATIONS,                            # never fields: a stepper is handed f, f_jvp, f_vjp
     "solve": FOUNDATIONS | {"checks", "steppers", "fields.field"},
@@ -38,9 +39,10 @@ ALLOWED = {
     "problems": {"errors", "checks", "host_device", "fields", "losses", "interchange"},
     "models": FOUNDATIONS | {"checks", "layers", "fields", "solve", "sensitivity", "problems", "losses",
                              "optimisers", "schedules", "quasi_newton", "beforehand", "atomic_file", "gradcheck",
-                             "interchange.npz_members"},
+                             "interchange.npz_members", "likelihoods"},
     "demos": FOUNDATIONS | {"checks", "layers", "fields", "solve", "sensitivity", "problems", "losses", "optimisers",
-                            "schedules", "quasi_newton", "beforehand", "atomic_file", "gradcheck", "models", "evidence"},
+                            "schedules", "quasi_newton", "beforehand", "atomic_file", "gradcheck", "models", "evidence",
+                            "likelihoods"},
     "adapters": {"errors", "fields", "problems", "sensitivity", "__init__", "_version"},    # refnode is a library among others
     # what stands on top of everything, and is imported by nothing below
     "evidence": ANYTHING,
