@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refnode.host_device import host_device, inlined
-from refnode.layers.activations import fast_exp_negative, fast_tanh, sigmoid
+from refnode.host_device import host_device
+from refnode.layers.activations import fast_tanh
 from refnode.layers.dense import dense_kernel, dense_vjp_kernel, matmul_add
 
 
@@ -42,20 +42,27 @@ def gru(x, h, W, U, b, e):
     h1 : ndarray, shape (batch, m)
     """
     r, u, s, c = gru_gates(x, h, W, U, b, e)
-    return u * h + (1.0 - u) * c
+    return c + u * (h - c)
 
 
 def gru_gates(x, h, W, U, b, e):
     """r, u, s, c of `gru`."""
-    (a_r, a_u, a_c), (g_r, g_u, g_c) = thirds(x @ W.T + b), thirds(h @ U.T)
-    r, u, s = sigmoid(a_r + g_r), sigmoid(a_u + g_u), g_c + e
-    return r, u, s, np.tanh(a_c + r * s)
+    m = h.shape[1]
+    a, g = x @ W.T + b, h @ U.T
+    ru, s = gate(a[:, :2 * m] + g[:, :2 * m]), g[:, 2 * m:] + e
+    r, u = ru[:, :m], ru[:, m:]
+    return r, u, s, np.tanh(a[:, 2 * m:] + r * s)
+
+
+def gate(z):
+    """σ(z) = 1 / (1 + exp(-z)), as (1 + tanh(z/2)) / 2: accurate to an ulp of 1, and quick."""
+    return 0.5 + 0.5 * np.tanh(0.5 * z)
 
 
 def thirds(rows):
     """The parts r, u, c of rows of length 3 m."""
     m = rows.shape[-1] // 3
-    return rows[..., :m], rows[..., m:2 * m], rows[..., 2 * m:]
+    return rows[:, :m], rows[:, m:2 * m], rows[:, 2 * m:]
 
 
 def gru_jvp(x, h, W, U, b, e, x_tan, h_tan, W_tan, U_tan, b_tan, e_tan):
@@ -76,18 +83,12 @@ def gru_vjp(x, h, W, U, b, e, h1_bar):
     u_bar, c_bar = (h - c) * h1_bar, (1.0 - u) * h1_bar             # h1 = u h + (1 - u) c
     v_bar = (1.0 - c * c) * c_bar                                   # c = tanh(v), v = a_c + r s
     r_bar, s_bar = s * v_bar, r * v_bar
-    r_bar, u_bar = r * (1.0 - r) * r_bar, u * (1.0 - u) * u_bar     # r = σ(a_r + g_r), u = σ(a_u + g_u)
-    a_bar = np.concatenate([r_bar, u_bar, v_bar], axis=-1)
-    g_bar = np.concatenate([r_bar, u_bar, s_bar], axis=-1)          # s = g_c + e
+    a_bar, m = np.empty((len(x), len(W))), h.shape[1]
+    a_bar[:, :m], a_bar[:, m:2 * m] = r * (1.0 - r) * r_bar, u * (1.0 - u) * u_bar      # r = σ(a_r + g_r), u = ...
+    g_bar = a_bar.copy()
+    a_bar[:, 2 * m:], g_bar[:, 2 * m:] = v_bar, s_bar               # s = g_c + e
     h_bar = u * h1_bar + g_bar @ U                                  # g = h Uᵀ
     return a_bar @ W, h_bar, a_bar.T @ x, g_bar.T @ h, a_bar.sum(axis=0), s_bar.sum(axis=0)     # a = x Wᵀ + b
-
-
-@inlined
-def fast_sigmoid(x):
-    """1 / (1 + exp(-x)), from exp(-|x|)."""
-    u = fast_exp_negative(-abs(x))
-    return (1.0 if x > 0.0 else u) / (1.0 + u)
 
 
 GRU_TAPE = 12        # entries of the tape for each sample and state: a then c, g then (r, u, s), and scratch for bars
@@ -105,8 +106,8 @@ def gru_kernel(batch, x, h, W, U, b, e, tape, h1):
     for i in range(batch):
         for j in range(m):
             r, u, c = 3 * m * i + j, 3 * m * i + m + j, 3 * m * i + 2 * m + j
-            g[r] = fast_sigmoid(tape[r] + g[r])
-            g[u] = fast_sigmoid(tape[u] + g[u])
+            g[r] = 0.5 + 0.5 * fast_tanh(0.5 * (tape[r] + g[r]))
+            g[u] = 0.5 + 0.5 * fast_tanh(0.5 * (tape[u] + g[u]))
             g[c] += e[j]
             tape[c] = fast_tanh(tape[c] + g[r] * g[c])
             h1[i * m + j] = g[u] * h[i * m + j] + (1.0 - g[u]) * tape[c]

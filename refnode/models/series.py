@@ -1,0 +1,183 @@
+"""Time series observed at irregular times, with missing values: checked once, and arranged for recurrences.
+
+A `Series` holds a batch of them on the union of their times. What was not observed is marked, and holds 0, so that
+no NaN enters any arithmetic.
+"""
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from refnode.checks import real_vector
+from refnode.errors import InvalidInputError, IntegrationError
+from refnode.solve.initial_value import solve
+from refnode.solve.options import SolveOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """A batch of time series; make one by `series` or `series_of`, which check it.
+
+    Attributes
+    ----------
+    t0 : float
+        Where every series begins; not after the first observation.
+    ts : ndarray, shape (K,)
+        Increasing: the times of all of them together.
+    values : ndarray, shape (batch, K, d)
+        0 where missing.
+    observed : ndarray of bool, shape (batch, K, d)
+    """
+
+    t0: float
+    ts: np.ndarray
+    values: np.ndarray
+    observed: np.ndarray
+
+    @property
+    def visited(self):
+        """Where a series has some observation, shape (batch, K)."""
+        return self.observed.any(axis=2)
+
+    def take(self, rows):
+        """Some of the series, on the times at which one of them was observed."""
+        rows = np.asarray(rows)
+        if not rows.size:
+            raise InvalidInputError("an empty batch of series: rows is empty")
+        some = self.observed[rows].any(axis=(0, 2))
+        return Series(self.t0, self.ts[some], self.values[rows][:, some], self.observed[rows][:, some])
+
+
+def series(ts, values, observed=None, t0=None):
+    """A checked `Series`.
+
+    Parameters
+    ----------
+    ts : array_like, shape (K,)
+        Increasing.
+    values : array_like, shape (batch, K, d)
+        Finite where observed.
+    observed : array_like of bool, shape (batch, K, d), optional
+        By default everything.
+    t0 : float, optional
+        By default the first time.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming the array, the index and the value: times that do not increase, another shape, an empty batch, a value
+        that is not finite and not marked as missing.
+    """
+    ts = increasing_times("ts", ts)
+    values = np.array(values, dtype=np.float64)
+    if values.ndim != 3 or values.shape[1] != ts.size or 0 in values.shape:
+        raise InvalidInputError(f"values must have shape (batch, {ts.size}, d) with batch and d > 0, one column for each "
+                                f"of ts, found {values.shape}")
+    observed = np.ones(values.shape, dtype=bool) if observed is None else np.array(observed)
+    if observed.dtype != bool or observed.shape != values.shape:
+        raise InvalidInputError(f"observed must be boolean of the shape of values, {values.shape}, found "
+                                f"{observed.dtype} of shape {observed.shape}")
+    bad = np.argwhere(observed & ~np.isfinite(values))
+    if bad.size:
+        raise InvalidInputError(f"values must be finite where observed, found values{bad[0].tolist()} = "
+                                f"{values[tuple(bad[0])]}, not marked as missing")
+    t0 = float(ts[0] if t0 is None else t0)
+    if not t0 <= ts[0]:
+        raise InvalidInputError(f"t0 must not come after the first time {ts[0]:g}, found {t0:g}")
+    return Series(t0, ts, np.where(observed, values, 0.0), observed)
+
+
+def increasing_times(name, ts):
+    """``ts`` as a float64 vector of at least one entry, each larger than the one before."""
+    ts = real_vector(name, ts)
+    if not ts.size:
+        raise InvalidInputError(f"{name} must hold at least one time, found none")
+    bad = np.flatnonzero(np.diff(ts) <= 0.0)
+    if bad.size:
+        k = int(bad[0]) + 1
+        raise InvalidInputError(f"{name} must increase, found {name}[{k}] = {ts[k]:g} after {ts[k - 1]:g}")
+    return ts
+
+
+def series_of(samples, t0=None):
+    """A `Series` of samples with times of their own, on the union of these.
+
+    Parameters
+    ----------
+    samples : sequence of (array_like, array_like)
+        Times (K_i,) and values (K_i, d) of each; NaN in values is a missing entry here.
+    t0 : float, optional
+        By default the first of all times.
+
+    Raises
+    ------
+    InvalidInputError
+        As `series`, naming the sample.
+    """
+    if not len(samples):
+        raise InvalidInputError("samples must hold at least one series, found none")
+    times = [increasing_times(f"times of sample {number}", ts) for number, (ts, _) in enumerate(samples)]
+    values = [np.array(own, dtype=np.float64) for _, own in samples]
+    d = values[0].shape[-1] if values[0].ndim == 2 else 1
+    for number, (ts, own) in enumerate(zip(times, values)):
+        if own.shape != (ts.size, d):
+            raise InvalidInputError(f"values of sample {number} must have shape {(ts.size, d)}, found {own.shape}")
+    union = np.unique(np.concatenate(times))
+    together = np.full((len(values), union.size, d), np.nan)
+    for row, ts, own in zip(together, times, values):
+        row[np.searchsorted(union, ts)] = own
+    return series(union, together, ~np.isnan(together), t0)
+
+
+# --- steps of a recurrence ------------------------------------------------------------------------
+
+class Steps(NamedTuple):
+    """The observations of every series, its first in the first step, whatever the times of the others.
+
+    ``at`` (n, batch): indices into ts; ``present`` (n, batch): whether the series has so many observations; ``gap``
+    (n, batch): the time since its last one, or since t0; ``inputs`` (n, batch, 2 d + 1): values, what of them is
+    observed (1 or 0), and the gap.
+    """
+
+    at: np.ndarray
+    present: np.ndarray
+    gap: np.ndarray
+    inputs: np.ndarray
+
+
+def steps_of(batch):
+    """`Steps` of a `Series`, in the order of time."""
+    visited = batch.visited
+    counts = visited.sum(axis=1)
+    at = np.argsort(~visited, axis=1, kind="stable")[:, :max(int(counts.max()), 1)]
+    present = np.arange(at.shape[1]) < counts[:, None]
+    times = np.where(present, batch.ts[at], batch.t0)
+    gap = np.where(present, times - np.column_stack([np.full(len(at), batch.t0), times[:, :-1]]), 0.0)
+    rows = np.arange(len(at))[:, None]
+    inputs = np.concatenate([batch.values[rows, at], batch.observed[rows, at], gap[:, :, None]], axis=2)
+    inputs = np.where(present[:, :, None], inputs, 0.0)
+    return Steps(at.T, present.T, gap.T, np.ascontiguousarray(inputs.transpose(1, 0, 2)))
+
+
+def backwards(steps):
+    """The same steps, last first: a series with fewer observations joins in later, in time as it were."""
+    return Steps(*(np.ascontiguousarray(array[::-1]) for array in steps))
+
+
+# --- the solve of a model -------------------------------------------------------------------------
+
+NAMES_OF_SOLVES = frozenset(field.name for field in dataclasses.fields(SolveOptions))
+
+
+def solved(problem, options):
+    """`refnode.solve` with those of the options of a gradient that a solve takes.
+
+    Raises
+    ------
+    IntegrationError
+        If the solve fails.
+    """
+    solution = solve(problem, **{name: value for name, value in options.items() if name in NAMES_OF_SOLVES})
+    if not solution.success:
+        raise IntegrationError(f"the solve of the model failed: {solution.message}", solution)
+    return solution
