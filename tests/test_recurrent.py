@@ -5,7 +5,7 @@ import pytest
 from refnode.layers import recurrent
 from refnode.layers.parameters import mlp_layout
 from refnode.layers.perceptron import perceptron, perceptron_jvp, perceptron_vjp
-from refnode.layers.recurrent import CELLS, GRU_TAPE, Cell, unroll, unroll_jvp, unroll_vjp
+from refnode.layers.recurrent import CELLS, GRU_TAPE, unroll, unroll_jvp, unroll_vjp
 
 EPS = np.finfo(float).eps
 SIZES = [(1, 1, 1), (1, 3, 2), (4, 2, 5), (9, 6, 4)]         # batch, d, m
@@ -137,6 +137,20 @@ def test_sequence_jvp_is_the_complex_step_and_vjp_its_transpose(name):
     check_transpose(h_tan, h_bar, tangents, [x_bar, h0_bar, *bars])
 
 
+@pytest.mark.parametrize("name", CELLS)
+def test_the_compiled_sequence_equals_the_numpy_form(name):
+    (x, h0, *parameters), _, h_bar = sequence(name)
+    h, tape = CELLS[name].sequence(x, PRESENT, h0, parameters)
+    expected = unroll(CELLS[name], x, PRESENT, h0, parameters)
+    np.testing.assert_allclose(h, expected, rtol=1e-12, atol=1e-13)
+    kept = h_bar.copy()
+    found = CELLS[name].sequence_vjp(x, PRESENT, h, tape, parameters, h_bar)
+    np.testing.assert_array_equal(h_bar, kept)
+    x_bar, h0_bar, bars = unroll_vjp(CELLS[name], x, PRESENT, expected, parameters, h_bar)
+    for one, other in zip([*found[:2], *found[2]], [x_bar, h0_bar, *bars], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-13)
+
+
 def test_a_sample_that_is_never_present_keeps_its_state():
     (x, h0, *parameters), _, h_bar = sequence("gru")
     absent = ~PRESENT.any(axis=0)
@@ -157,7 +171,7 @@ def test_a_sequence_whose_states_are_not_carried_back_is_caught():
     (x, h0, *parameters), tangents, h_bar = sequence("gru")
     h = unroll(CELLS["gru"], x, PRESENT, h0, parameters)
     h_tan = unroll_jvp(CELLS["gru"], x, PRESENT, h, parameters, tangents[0], tangents[1], tangents[2:])
-    wrong = Cell(CELLS["gru"].form, CELLS["gru"].jvp, short_sighted, None)
+    wrong = CELLS["gru"]._replace(vjp=short_sighted)
     x_bar, h0_bar, bars = unroll_vjp(wrong, x, PRESENT, h, parameters, h_bar)
     with pytest.raises(AssertionError):
         check_transpose(h_tan, h_bar, tangents, [x_bar, h0_bar, *bars])

@@ -226,18 +226,6 @@ def rnn_vjp_kernel(batch, x, h, W, U, h1, h1_bar, tape, x_bar, h_bar, W_bar, U_b
 
 # --- a cell over a sequence -----------------------------------------------------------------------
 
-class Cell(NamedTuple):
-    """A recurrent cell: its NumPy forms, and ``shapes(d, m)`` of its parameters, in their order."""
-
-    form: object
-    jvp: object
-    vjp: object
-    shapes: object
-
-
-CELLS = {"gru": Cell(gru, gru_jvp, gru_vjp, gru_shapes), "rnn": Cell(rnn, rnn_jvp, rnn_vjp, rnn_shapes)}
-
-
 def unroll(cell, x, present, h0, parameters):
     """The states of a cell over a sequence: h_{k+1} = cell(x_k, h_k) where ``present`` says so, else h_k.
 
@@ -281,3 +269,124 @@ def unroll_vjp(cell, x, present, h, parameters, h_bar):
         for total, bar in zip(parameters_bar, bars):
             total += bar
     return x_bar, carried, parameters_bar
+
+
+# --- the same, compiled ---------------------------------------------------------------------------
+
+def gru_sequence(x, present, h0, parameters):
+    """`unroll` of the gated unit, compiled: its states h (K + 1, batch, m), and the tape that its transpose needs."""
+    steps, batch, _ = x.shape
+    h, tape = np.empty((steps + 1, *h0.shape)), np.empty(steps * GRU_TAPE * h0.size)
+    h[0] = h0
+    gru_sequence_kernel(steps, batch, raveled(x), raveled(present), *map(raveled, parameters), tape, raveled(h))
+    return h, tape
+
+
+def gru_sequence_vjp(x, present, h, tape, parameters, h_bar):
+    """`unroll_vjp` of the gated unit, compiled: (x_bar, h0_bar, parameters_bar)."""
+    steps, batch, _ = x.shape
+    W, U, b, e = parameters
+    h_bar, x_bar, bars = np.array(h_bar), np.zeros(x.shape), [np.zeros(array.shape) for array in parameters]
+    gru_sequence_vjp_kernel(steps, batch, raveled(x), raveled(present), raveled(h), raveled(W), raveled(U), tape,
+                            raveled(h_bar), raveled(x_bar), *map(raveled, bars))
+    return x_bar, h_bar[0], bars
+
+
+def raveled(array):
+    """A flat C-contiguous view, or copy, of an array."""
+    return np.ascontiguousarray(array).reshape(-1)
+
+
+@host_device
+def gru_sequence_kernel(steps, batch, x, present, W, U, b, e, tape, h):
+    """h_{k+1} = gru(x_k, h_k) where present, else h_k. Overwrites h, but for its first state, and the tape."""
+    d, size, length = x.shape[0] // (steps * batch), batch * e.shape[0], GRU_TAPE * batch * e.shape[0]
+    for k in range(steps):
+        now, later = k * size, (k + 1) * size
+        gru_kernel(batch, x[k * batch * d:(k + 1) * batch * d], h[now:later], W, U, b, e,
+                   tape[k * length:(k + 1) * length], h[later:later + size])
+        keep_absent(k, batch, present, h[now:later], h[later:later + size])
+
+
+@host_device
+def gru_sequence_vjp_kernel(steps, batch, x, present, h, W, U, tape, h_bar, x_bar, W_bar, U_bar, b_bar, e_bar):
+    """`gru_sequence_kernel` transposed, last step first; adds to its outputs, h_bar (K + 1, batch, m) among them."""
+    d, size, length = x.shape[0] // (steps * batch), batch * e_bar.shape[0], GRU_TAPE * batch * e_bar.shape[0]
+    for k in range(steps - 1, -1, -1):
+        now, later = k * size, (k + 1) * size
+        keep_absent_vjp(k, batch, present, h_bar[now:later], h_bar[later:later + size])
+        gru_vjp_kernel(batch, x[k * batch * d:(k + 1) * batch * d], h[now:later], W, U,
+                       tape[k * length:(k + 1) * length], h_bar[later:later + size],
+                       x_bar[k * batch * d:(k + 1) * batch * d], h_bar[now:later], W_bar, U_bar, b_bar, e_bar)
+
+
+def rnn_sequence(x, present, h0, parameters):
+    """`unroll` of the plain unit, compiled: its states h (K + 1, batch, m), and an empty tape."""
+    steps, batch, _ = x.shape
+    h = np.empty((steps + 1, *h0.shape))
+    h[0] = h0
+    rnn_sequence_kernel(steps, batch, raveled(x), raveled(present), *map(raveled, parameters), raveled(h))
+    return h, np.empty(0)
+
+
+def rnn_sequence_vjp(x, present, h, tape, parameters, h_bar):
+    """`unroll_vjp` of the plain unit, compiled: (x_bar, h0_bar, parameters_bar)."""
+    steps, batch, _ = x.shape
+    h_bar, x_bar, bars = np.array(h_bar), np.zeros(x.shape), [np.zeros(array.shape) for array in parameters]
+    rnn_sequence_vjp_kernel(steps, batch, raveled(x), raveled(present), raveled(h), *map(raveled, parameters[:2]),
+                            np.empty(h[0].size), raveled(h_bar), raveled(x_bar), *map(raveled, bars))
+    return x_bar, h_bar[0], bars
+
+
+@host_device
+def rnn_sequence_kernel(steps, batch, x, present, W, U, b, h):
+    """h_{k+1} = rnn(x_k, h_k) where present, else h_k. Overwrites h, but for its first state."""
+    d, size = x.shape[0] // (steps * batch), batch * b.shape[0]
+    for k in range(steps):
+        now, later = k * size, (k + 1) * size
+        rnn_kernel(batch, x[k * batch * d:(k + 1) * batch * d], h[now:later], W, U, b, h[later:later + size])
+        keep_absent(k, batch, present, h[now:later], h[later:later + size])
+
+
+@host_device
+def rnn_sequence_vjp_kernel(steps, batch, x, present, h, W, U, tape, h_bar, x_bar, W_bar, U_bar, b_bar):
+    """`rnn_sequence_kernel` transposed, last step first; adds to its outputs, h_bar (K + 1, batch, m) among them."""
+    d, size = x.shape[0] // (steps * batch), batch * b_bar.shape[0]
+    for k in range(steps - 1, -1, -1):
+        now, later = k * size, (k + 1) * size
+        keep_absent_vjp(k, batch, present, h_bar[now:later], h_bar[later:later + size])
+        rnn_vjp_kernel(batch, x[k * batch * d:(k + 1) * batch * d], h[now:later], W, U, h[later:later + size],
+                       h_bar[later:later + size], tape, x_bar[k * batch * d:(k + 1) * batch * d], h_bar[now:later],
+                       W_bar, U_bar, b_bar)
+
+
+@host_device
+def keep_absent(k, batch, present, now, later):
+    """later = now for the samples that the k-th step does not have."""
+    for i in range(now.shape[0]):
+        if not present[k * batch + i * batch // now.shape[0]]:
+            later[i] = now[i]
+
+
+@host_device
+def keep_absent_vjp(k, batch, present, now_bar, later_bar):
+    """`keep_absent` transposed: their cotangents go to now_bar, and leave later_bar."""
+    for i in range(now_bar.shape[0]):
+        if not present[k * batch + i * batch // now_bar.shape[0]]:            # later[i] = now[i]
+            now_bar[i] += later_bar[i]
+            later_bar[i] = 0.0
+
+
+class Cell(NamedTuple):
+    """A recurrent cell: its NumPy forms, ``shapes(d, m)`` of its parameters in their order, and its compiled sequence."""
+
+    form: object
+    jvp: object
+    vjp: object
+    shapes: object
+    sequence: object
+    sequence_vjp: object
+
+
+CELLS = {"gru": Cell(gru, gru_jvp, gru_vjp, gru_shapes, gru_sequence, gru_sequence_vjp),
+         "rnn": Cell(rnn, rnn_jvp, rnn_vjp, rnn_shapes, rnn_sequence, rnn_sequence_vjp)}

@@ -20,7 +20,7 @@ from refnode.errors import InvalidInputError
 from refnode.fields.neural import mlp_field
 from refnode.layers.dense import dense, dense_vjp
 from refnode.layers.perceptron import perceptron, perceptron_vjp
-from refnode.layers.recurrent import CELLS, unroll, unroll_vjp
+from refnode.layers.recurrent import gru_sequence, gru_sequence_vjp, gru_shapes
 from refnode.likelihoods import (
     gaussian_kl, gaussian_kl_vjp, gaussian_log_likelihood, gaussian_log_likelihood_vjp, reparameterise,
     reparameterise_vjp)
@@ -107,7 +107,7 @@ class LatentODE:
         self.latent, self.hidden, self.recipe = latent, hidden, recipe
         self.widths = (latent, width, latent)
         self.parts = Parts(
-            encoder=CELLS["gru"].shapes(2 * d + 1, hidden), posterior={"W": (2 * latent, hidden), "b": (2 * latent,)},
+            encoder=gru_shapes(2 * d + 1, hidden), posterior={"W": (2 * latent, hidden), "b": (2 * latent,)},
             field=perceptron_shapes(*self.widths), decoder=perceptron_shapes(latent, width, d), noise={"log_std": ()})
         require_affordable(recipe, self.parts.size)
         self.theta = self.parts.initial(seed)
@@ -122,12 +122,12 @@ class LatentODE:
     # --- the lines of the model, first to last
 
     def encoded(self, batch, theta):
-        """The encoder's steps, its states, and (mean, log_std) of the posterior, (batch, latent) each."""
+        """The encoder's steps, states and tape; and (mean, log_std) of the posterior, (batch, latent) each."""
         steps = backwards(steps_of(batch))
         h0 = np.zeros((len(batch.values), self.hidden))
-        h = unroll(CELLS["gru"], steps.inputs, steps.present, h0, self.parts.arrays(theta, "encoder"))
+        h, tape = gru_sequence(steps.inputs, steps.present, h0, self.parts.arrays(theta, "encoder"))
         mean, log_std = np.split(dense(h[-1], *self.parts.arrays(theta, "posterior")), 2, axis=1)
-        return steps, h, mean, log_std
+        return (steps, h, tape), mean, log_std
 
     def problem(self, batch, z0, theta, ts=None, loss=None):
         """The solve of the latent states of a batch, one state."""
@@ -144,7 +144,7 @@ class LatentODE:
     def loss(self, batch, noise, theta=None, kl_weight=1.0):
         """`Elbo` without gradient; ``noise`` (batch, latent) draws the starts."""
         theta = self.theta if theta is None else theta
-        _, _, mean, log_std = self.encoded(batch, theta)
+        _, mean, log_std = self.encoded(batch, theta)
         z0 = reparameterise(mean, log_std, checked_noise(noise, mean.shape))
         loss = self.reconstruction(batch, theta)
         solution = solved(self.problem(batch, z0, theta), self.options)
@@ -153,7 +153,7 @@ class LatentODE:
     def gradient(self, batch, noise, theta=None, kl_weight=1.0):
         """`Elbo` with the gradient by the model's recipe: the lines of `loss`, transposed, last first."""
         theta = self.theta if theta is None else theta
-        steps, h, mean, log_std = self.encoded(batch, theta)
+        (steps, h, tape), mean, log_std = self.encoded(batch, theta)
         noise = checked_noise(noise, mean.shape)
         z0 = reparameterise(mean, log_std, noise)
         loss = self.reconstruction(batch, theta)
@@ -168,8 +168,8 @@ class LatentODE:
         posterior = self.parts.arrays(theta, "posterior")
         h_bar = np.zeros_like(h)
         h_bar[-1], *posterior_bar = dense_vjp(h[-1], posterior[0], q_bar)       # (mean, log_std) = W h + b
-        encoder = self.parts.arrays(theta, "encoder")
-        _, _, encoder_bar = unroll_vjp(CELLS["gru"], steps.inputs, steps.present, h, encoder, h_bar)
+        _, _, encoder_bar = gru_sequence_vjp(                                   # h = encoder(x_K, ..., x_1)
+            steps.inputs, steps.present, h, tape, self.parts.arrays(theta, "encoder"), h_bar)
         total.theta = self.parts.joined({
             "encoder": encoder_bar, "posterior": posterior_bar, "field": found.theta, "decoder": loss.layers_bar,
             "noise": loss.log_std_bar})
@@ -180,7 +180,7 @@ class LatentODE:
 
     def decoded(self, batch, ts, noise=None, **options):
         """The decoded paths at ``ts`` for what the encoder makes of a batch, (batch, K, d); from the mean start unless noise."""
-        _, _, mean, log_std = self.encoded(batch, self.theta)
+        _, mean, log_std = self.encoded(batch, self.theta)
         z0 = mean if noise is None else reparameterise(mean, log_std, checked_noise(noise, mean.shape))
         problem = self.problem(batch, z0, self.theta, ts=np.asarray(ts, dtype=np.float64))
         ys = solved(problem, {**self.options, **options}).y

@@ -15,7 +15,7 @@ import dataclasses
 import numpy as np
 
 from refnode.layers.perceptron import perceptron, perceptron_vjp
-from refnode.layers.recurrent import CELLS, unroll, unroll_vjp
+from refnode.layers.recurrent import CELLS
 from refnode.likelihoods import masked_mean_square, masked_mean_square_vjp
 from refnode.models.neural_ode import History, descend
 from refnode.models.parts import Parts, perceptron_shapes
@@ -63,10 +63,10 @@ class TimedRNN:
         self.theta, self.history = self.parts.initial(seed), History()
 
     def states(self, batch, theta):
-        """The steps of a batch, and the state before each of them and after the last."""
+        """The steps of a batch; the state before each of them and after the last, and the tape of its transpose."""
         steps = steps_of(batch)
         h0 = np.zeros((len(batch.values), self.hidden))
-        return steps, unroll(self.cell, steps.inputs, steps.present, h0, self.parts.arrays(theta, "cell"))
+        return steps, *self.cell.sequence(steps.inputs, steps.present, h0, self.parts.arrays(theta, "cell"))
 
     def head(self, h, gap, theta):
         """x̂ from states (..., hidden) and the time since the last observation (...)."""
@@ -77,13 +77,13 @@ class TimedRNN:
     def loss(self, batch, theta=None):
         """`PredictionError` without gradient."""
         theta = self.theta if theta is None else theta
-        steps, h = self.states(batch, theta)
+        steps, h, _ = self.states(batch, theta)
         return PredictionError(float(masked_mean_square(self.head(h[:-1], steps.gap, theta), *targets(steps, self.d))))
 
     def gradient(self, batch, theta=None):
         """`PredictionError` with its gradient: the lines of `loss`, transposed, last first."""
         theta = self.theta if theta is None else theta
-        steps, h = self.states(batch, theta)
+        steps, h, tape = self.states(batch, theta)
         x, predicted = targets(steps, self.d)
         found = self.head(h[:-1], steps.gap, theta)
         x_bar, _ = masked_mean_square_vjp(found, x, predicted, 1.0)
@@ -91,8 +91,8 @@ class TimedRNN:
         rows_bar, head_bar = perceptron_vjp(rows, self.parts.layers(theta, "head"), x_bar.reshape(-1, self.d))
         h_bar = np.zeros_like(h)
         h_bar[:-1] = rows_bar[:, :-1].reshape(h[:-1].shape)         # rows = (h, gap)
-        cell = self.parts.arrays(theta, "cell")
-        _, _, cell_bar = unroll_vjp(self.cell, steps.inputs, steps.present, h, cell, h_bar)
+        _, _, cell_bar = self.cell.sequence_vjp(steps.inputs, steps.present, h, tape, self.parts.arrays(theta, "cell"),
+                                                h_bar)
         return PredictionError(float(masked_mean_square(found, x, predicted)),
                                self.parts.joined({"cell": cell_bar, "head": head_bar}))
 
@@ -100,7 +100,7 @@ class TimedRNN:
 
     def predicted(self, batch, ts):
         """x̂ at times ``ts`` from the observations before them, (batch, K, d); NaN before the first observation."""
-        steps, h = self.states(batch, self.theta)
+        steps, h, _ = self.states(batch, self.theta)
         times = np.where(steps.present, batch.ts[steps.at], np.inf)
         rows, found = np.arange(h.shape[1]), np.full((h.shape[1], len(ts), self.d), np.nan)
         for column, t in enumerate(ts):
@@ -111,7 +111,7 @@ class TimedRNN:
 
     def continued(self, batch, ts):
         """x̂ at times ``ts`` beyond the data, (batch, K, d), each prediction taken for the next observation."""
-        steps, h = self.states(batch, self.theta)
+        steps, h, _ = self.states(batch, self.theta)
         state, found = h[-1], np.empty((h.shape[1], len(ts), self.d))
         last = np.max(np.where(steps.present, batch.ts[steps.at], batch.t0), axis=0)
         for column, t in enumerate(ts):
