@@ -25,9 +25,10 @@ from refnode.likelihoods import (
     gaussian_kl, gaussian_kl_vjp, gaussian_log_likelihood, gaussian_log_likelihood_vjp, reparameterise,
     reparameterise_vjp)
 from refnode.losses import Loss
-from refnode.models.neural_ode import History, descend, require_affordable
+from refnode.models.history import History
+from refnode.models.neural_ode import require_affordable
 from refnode.models.parts import Parts, perceptron_shapes
-from refnode.models.series import backwards, solved, steps_of
+from refnode.models.series import backwards, fitted, solved, steps_of
 from refnode.problems.problem import Problem
 from refnode.sensitivity.gradient import gradient
 
@@ -188,16 +189,14 @@ class LatentODE:
         return perceptron(states.reshape(-1, self.latent), self.parts.layers(self.theta, "decoder")).reshape(
             len(z0), states.shape[1], -1)
 
-    def fit(self, batches, iterations, learning_rates=(0.01, 0.001), seed=0, kl_weight=1.0, progress=None, every=100):
-        """Move theta down the gradient on batch after batch, by Adam; ``batches()`` returns the next `Series`."""
-        rng = np.random.default_rng([seed, 5])
+    def fit(self, data, epochs, size=16, learning_rates=(0.02, 0.001), seed=0, kl_weight=1.0, progress=None, every=100):
+        """Move theta down the gradient on mini-batches of the series in ``data``, by Adam; itself."""
+        def loss_and_gradient(theta, batch, noise):
+            found = self.gradient(batch, noise, theta, kl_weight)
+            return found.loss, found.theta, found.stats
 
-        def evaluate(theta):
-            batch = batches()
-            found = self.gradient(batch, rng.standard_normal((len(batch.values), self.latent)), theta, kl_weight)
-            return found, found.theta
-
-        self.theta = descend(self.theta, evaluate, iterations, learning_rates, self.history, progress, every)
+        self.theta = fitted(self, loss_and_gradient, data, lambda rng, count: rng.standard_normal((count, self.latent)),
+                            epochs, size, learning_rates, seed, progress, every)
         return self
 
 

@@ -19,9 +19,10 @@ from refnode.fields.neural import mlp_field
 from refnode.layers.perceptron import perceptron, perceptron_vjp
 from refnode.layers.recurrent import gru, gru_shapes, gru_vjp
 from refnode.likelihoods import masked_mean_square, masked_mean_square_vjp
-from refnode.models.neural_ode import History, descend, require_affordable
+from refnode.models.history import History
+from refnode.models.neural_ode import require_affordable
 from refnode.models.parts import Parts, perceptron_shapes
-from refnode.models.series import Series, solved
+from refnode.models.series import Series, fitted, solved
 from refnode.models.timed_rnn import PredictionError
 from refnode.problems.problem import Problem
 from refnode.sensitivity.gradient import vjp
@@ -156,13 +157,14 @@ class OdeRnn:
         x = self.head(self.path(asked, self.theta).before, self.theta)
         return x[np.searchsorted(asked.ts, ts)].transpose(1, 0, 2)
 
-    def fit(self, batches, iterations, learning_rates=(0.01, 0.001), progress=None, every=100):
-        """Move theta down the gradient on batch after batch, by Adam; ``batches()`` returns the next `Series`."""
-        def evaluate(theta):
-            found = self.gradient(batches(), theta)
-            return found, found.theta
+    def fit(self, data, epochs, size=16, learning_rates=(0.01, 0.001), seed=0, progress=None, every=100):
+        """Move theta down the gradient on mini-batches of the series in ``data``, by Adam; itself."""
+        def loss_and_gradient(theta, batch, _):
+            found = self.gradient(batch, theta)
+            return found.loss, found.theta, found.stats
 
-        self.theta = descend(self.theta, evaluate, iterations, learning_rates, self.history, progress, every)
+        self.theta = fitted(self, loss_and_gradient, data, lambda rng, count: None, epochs, size, learning_rates, seed,
+                            progress, every)
         return self
 
 

@@ -4,12 +4,16 @@ A `Series` holds a batch of them on the union of their times. What was not obser
 no NaN enters any arithmetic.
 """
 import dataclasses
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 from refnode.checks import real_vector
 from refnode.errors import InvalidInputError, IntegrationError
+from refnode.models.training import fit, mini_batches
+from refnode.optimisers import Adam
+from refnode.schedules import ExponentialDecay
 from refnode.solve.initial_value import solve
 from refnode.solve.options import SolveOptions
 
@@ -164,7 +168,7 @@ def backwards(steps):
     return Steps(*(np.ascontiguousarray(array[::-1]) for array in steps))
 
 
-# --- the solve of a model -------------------------------------------------------------------------
+# --- the fit and the solve of a model -------------------------------------------------------------------------
 
 NAMES_OF_SOLVES = frozenset(field.name for field in dataclasses.fields(SolveOptions))
 
@@ -181,3 +185,21 @@ def solved(problem, options):
     if not solution.success:
         raise IntegrationError(f"the solve of the model failed: {solution.message}", solution)
     return solution
+
+
+def fitted(model, loss_and_gradient, data, draw, epochs, size, learning_rates, seed, progress, every):
+    """The parameters after so many epochs of Adam over mini-batches of ``size`` series, recorded in the model's history.
+
+    ``draw(rng, count)`` is what else is random in a batch; ``loss_and_gradient(theta, batch, drawn)`` has it.
+    """
+    size = min(size, len(data.values))
+    order = mini_batches(len(data.values), size)
+
+    def batches(rng):
+        return [(rows, draw(rng, rows.size)) for rows in order(rng)]
+
+    schedule = ExponentialDecay(*learning_rates, max(epochs * math.ceil(len(data.values) / size), 1))
+    found = fit(model.theta, lambda theta, batch: loss_and_gradient(theta, data.take(batch[0]), batch[1]), batches,
+                Adam(learning_rates[0]), schedule, epochs=epochs, history=model.history, progress=progress, every=every,
+                seed=seed)
+    return found.theta

@@ -17,9 +17,9 @@ import numpy as np
 from refnode.layers.perceptron import perceptron, perceptron_vjp
 from refnode.layers.recurrent import CELLS
 from refnode.likelihoods import masked_mean_square, masked_mean_square_vjp
-from refnode.models.neural_ode import History, descend
+from refnode.models.history import History
 from refnode.models.parts import Parts, perceptron_shapes
-from refnode.models.series import steps_of
+from refnode.models.series import fitted, steps_of
 
 
 @dataclasses.dataclass
@@ -120,11 +120,12 @@ class TimedRNN:
             state, last = self.cell.form(inputs, state, *self.parts.arrays(self.theta, "cell")), np.full_like(last, t)
         return found
 
-    def fit(self, batches, iterations, learning_rates=(0.01, 0.001), progress=None, every=100):
-        """Move theta down the gradient on batch after batch, by Adam; ``batches()`` returns the next `Series`."""
-        def evaluate(theta):
-            found = self.gradient(batches(), theta)
-            return found, found.theta
+    def fit(self, data, epochs, size=16, learning_rates=(0.01, 0.001), seed=0, progress=None, every=100):
+        """Move theta down the gradient on mini-batches of the series in ``data``, by Adam; itself."""
+        def loss_and_gradient(theta, batch, _):
+            found = self.gradient(batch, theta)
+            return found.loss, found.theta, found.stats
 
-        self.theta = descend(self.theta, evaluate, iterations, learning_rates, self.history, progress, every)
+        self.theta = fitted(self, loss_and_gradient, data, lambda rng, count: None, epochs, size, learning_rates, seed,
+                            progress, every)
         return self
