@@ -32,6 +32,9 @@ DEMOS = {
     "augmented": Demo("refnode.demos.augmentation", "what a flow cannot do, and can with one more dimension: crossing, annuli"),
     "regularised": Demo("refnode.demos.easy_dynamics", "dynamics that are easy to solve: fewer evaluations at equal loss"),
     "odenet": Demo("refnode.demos.odenet", "ODE-Net and its twins classify digits: error, parameters, memory, time"),
+    "latent_ode": Demo("refnode.demos.latent_spirals", "spirals from a few noisy points, against a recurrent network"),
+    "ode_rnn": Demo("refnode.demos.missing_values", "irregular series with missing values, predicted from their past"),
+    "poisson": Demo("refnode.demos.event_times", "intensities of a Poisson process recovered from event times alone"),
 }
 
 

@@ -75,7 +75,7 @@ class OdeRnn:
 
     # --- the lines of the model, first to last
 
-    def problem(self, h, t, ts, theta):
+    def problem(self, t, ts, h, theta):
         """The solve of all states of a batch from t to the last of ``ts``."""
         if len(h) not in self._fields:
             self._fields[len(h)] = mlp_field(self.widths, batch=len(h))
@@ -92,7 +92,7 @@ class OdeRnn:
         before, pieces, nfev = np.empty((batch.ts.size, size, self.hidden)), [], 0
         h, t = np.zeros((size, self.hidden)), batch.t0
         for piece in pieces_of(batch):
-            problem = self.problem(h, t, batch.ts[piece], theta)
+            problem = self.problem(t, batch.ts[piece], h, theta)
             solution = solved(problem, self.options)
             before[piece] = solution.y.T.reshape(-1, size, self.hidden)
             x, seen = self.inputs(batch, piece.stop - 1)
