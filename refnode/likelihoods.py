@@ -173,7 +173,8 @@ def poisson_process(counts, width):
 def intensity_cost(width):
     """∫ Σ_b exp(y_{b width}) dt as a running cost: what `poisson_process` integrates."""
     wrap = njit(error_model="numpy")
-    return running_cost(wrap(intensity(width)), wrap(intensity_jvp(width)), wrap(intensity_vjp(width)))
+    return running_cost(wrap(intensity(width)), wrap(intensity_jvp(width)), wrap(intensity_vjp(width)),
+                        wrap(intensity_hvp(width)))
 
 
 def intensity(width):
@@ -202,3 +203,11 @@ def intensity_vjp(width):
         for i in range(0, y.shape[0], width):
             y_bar[i] += np.exp(y[i]) * g_bar                        # total += exp(y[i])
     return g_vjp
+
+
+def intensity_hvp(width):
+    """Tangent of `intensity_vjp`."""
+    def g_hvp(t, y, theta, t_tan, y_tan, theta_tan, g_bar, g_bar_tan, t_bar_tan, y_bar_tan, theta_bar_tan):
+        for i in range(0, y.shape[0], width):
+            y_bar_tan[i] += np.exp(y[i]) * (y_tan[i] * g_bar + g_bar_tan)     # y_bar[i] += exp(y[i]) g_bar
+    return g_hvp

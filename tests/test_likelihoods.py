@@ -135,6 +135,22 @@ COUNTS = np.array([[1.0, 0.0, 1.0, 2.0, 0.0], [0.0, 0.5, 0.0, 0.5, 1.0]])
 START, SLOPES = np.array([0.3, -1.0, -0.2, 4.0]), np.array([0.7, -1.1])
 
 
+def test_the_intensity_and_its_derivatives():
+    """jvp by complex step, vjp its transpose, hvp by complex step of the vjp; bars are added to."""
+    y, y_tan = drawn([(6,), (6,)], seed=5)
+    g, g_jvp, g_vjp, g_hvp = (getattr(likelihoods, "intensity" + suffix)(2) for suffix in ("", "_jvp", "_vjp", "_hvp"))
+    assert g(0.0, y, None) == pytest.approx(np.sum(np.exp(y[::2])), rel=4 * EPS)
+    tangent = g_jvp(0.0, y, None, 0.0, y_tan, None)
+    assert tangent == pytest.approx(g(0.0, y + 1e-30j * y_tan, None).imag / 1e-30, rel=1e-13)
+    y_bar = np.full(6, 2.0)
+    g_vjp(0.0, y, None, 0.7, None, y_bar, None)
+    assert (y_bar - 2.0) @ y_tan == pytest.approx(0.7 * tangent, rel=1e-13)
+    bar, y_bar_tan = np.zeros(6, complex), np.full(6, 3.0)
+    g_vjp(0.0, y + 1e-30j * y_tan, None, 0.7 + 0.2e-30j, None, bar, None)
+    g_hvp(0.0, y, None, 0.0, y_tan, None, 0.7, 0.2, None, y_bar_tan, None)
+    np.testing.assert_allclose(y_bar_tan - 3.0, bar.imag / 1e-30, rtol=1e-12, atol=1e-14)
+
+
 def log_linear_answers():
     """Loss, derivatives by (a_1, a_2) and by (b_1, b_2) for λ_i = exp(a_i + b_i t), in closed form."""
     a, b, t1 = START[[0, 2]], SLOPES, ENDS[1]

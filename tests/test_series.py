@@ -69,6 +69,15 @@ def test_taken_series_keep_only_their_times():
     np.testing.assert_array_equal(found.values, [[[8.0, 0.0]]])
 
 
+def test_a_series_without_observations_keeps_its_times():
+    np.testing.assert_array_equal(series(TS, VALUES, np.zeros_like(SEEN)).take([0]).ts, TS)
+
+
+def test_predictions_before_the_beginning_are_refused():
+    with pytest.raises(InvalidInputError, match="ts must not begin before t0 = 0.5, found 0.2"):
+        with_times(series(TS, VALUES, SEEN), [0.2, 0.7])
+
+
 def test_steps_by_hand():
     steps = steps_of(series(TS, VALUES, SEEN, t0=0.0))
     np.testing.assert_array_equal(steps.present, [[True, True], [True, False]])

@@ -12,6 +12,7 @@ import numpy as np
 from refnode.demos.gradient_evidence import GradientEvidence, gradient_evidence
 from refnode.demos.pictures import DATA, FIT, GREY, INK, picture
 from refnode.errors import InvalidInputError
+from refnode.models.neural_ode import compiled_beside
 from refnode.models.poisson_ode import PoissonODE, event_counts
 from refnode.sensitivity.recipes import recipe_named
 
@@ -117,6 +118,8 @@ def run_demo(output="poisson", recipe="discrete", seed=0, iterations=None, progr
     records = drawn_records([seed, 1], RECORDS)
     ts, counts = event_counts(records, (0.0, T_END))
     model = PoissonODE(PHASES.size, recipe=recipe, seed=seed, method=method, rtol=rtol, atol=atol)
+    with compiled_beside(recipe, progress):
+        model.log_intensity(ts)
     model.fit((0.0, T_END), ts, counts, iterations, progress=progress, every=max(iterations // 10, 1))
     result = measured(model, records, iterations, seed)
     result.files = write(result, pathlib.Path(output))

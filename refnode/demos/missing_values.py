@@ -17,6 +17,7 @@ import numpy as np
 from refnode.demos.gradient_evidence import GradientEvidence, gradient_evidence
 from refnode.demos.pictures import DATA, FIT, GREY, INK, picture
 from refnode.errors import InvalidInputError
+from refnode.models.neural_ode import compiled_beside
 from refnode.models.ode_rnn import OdeRnn
 from refnode.models.series import Series, series
 from refnode.models.timed_rnn import TimedRNN
@@ -138,8 +139,10 @@ def run_demo(output="ode_rnn", recipe="discrete", seed=0, epochs=None, progress=
     data = observations(rng, oscillations(rng, SAMPLES), ts, SAMPLES)
     curves = oscillations(rng, TESTS)
     tests, every = observations(rng, curves, ts, TESTS), max(epochs * -(-SAMPLES // SIZE) // 6, 1)
-    tell("the ODE-RNN")
     model = OdeRnn(2, recipe=recipe, seed=seed + 1, method=method, rtol=rtol, atol=atol)
+    with compiled_beside(recipe, progress):
+        model.loss(tests.take([0, 1]))
+    tell("the ODE-RNN")
     model.fit(data, epochs, SIZE, RATES, seed, progress, every)
     tell("the recurrent network")
     rnn = TimedRNN(2, "gru", hidden=model.hidden, width=24, seed=seed + 1)

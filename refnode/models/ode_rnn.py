@@ -15,6 +15,7 @@ import dataclasses
 
 import numpy as np
 
+from refnode.errors import InvalidInputError
 from refnode.fields.neural import mlp_field
 from refnode.layers.perceptron import perceptron, perceptron_vjp
 from refnode.layers.recurrent import gru, gru_shapes, gru_vjp
@@ -22,7 +23,7 @@ from refnode.likelihoods import masked_mean_square, masked_mean_square_vjp
 from refnode.models.history import History
 from refnode.models.neural_ode import require_affordable
 from refnode.models.parts import Parts, perceptron_shapes
-from refnode.models.series import Series, fitted, solved
+from refnode.models.series import Series, fitted, increasing_times, solved
 from refnode.models.timed_rnn import PredictionError
 from refnode.problems.problem import Problem
 from refnode.sensitivity.gradient import vjp
@@ -183,8 +184,11 @@ def predictions(batch):
 
 def with_times(batch, ts):
     """The same series on more times, at which nothing is observed."""
-    union = np.union1d(batch.ts, np.asarray(ts, dtype=np.float64))
+    ts = increasing_times("ts", ts)
+    if ts[0] < batch.t0:
+        raise InvalidInputError(f"ts must not begin before t0 = {batch.t0:g}, found {ts[0]:g}")
+    union = np.union1d(batch.ts, ts)
     shape = (len(batch.values), union.size, batch.values.shape[2])
     values, observed, at = np.zeros(shape), np.zeros(shape, dtype=bool), np.searchsorted(union, batch.ts)
     values[:, at], observed[:, at] = batch.values, batch.observed
-    return Series(min(batch.t0, union[0]), union, values, observed)
+    return Series(batch.t0, union, values, observed)

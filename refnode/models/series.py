@@ -44,11 +44,12 @@ class Series:
         return self.observed.any(axis=2)
 
     def take(self, rows):
-        """Some of the series, on the times at which one of them was observed."""
+        """Some of the series, on the times at which one of them was observed; on all if none was."""
         rows = np.asarray(rows)
         if not rows.size:
             raise InvalidInputError("an empty batch of series: rows is empty")
         some = self.observed[rows].any(axis=(0, 2))
+        some |= not some.any()
         return Series(self.t0, self.ts[some], self.values[rows][:, some], self.observed[rows][:, some])
 
 
