@@ -37,6 +37,12 @@ def test_demonstration(name, tiny, tmp_path):
     assert {**numbers, "seconds": 0.0} == {**numbers_again, "seconds": 0.0}
 
 
+@pytest.mark.parametrize("name", SHORT)
+def test_a_continuous_recipe_is_held_against_the_exact_solution(name, tiny, tmp_path):
+    result = demos.run(name, tmp_path, recipe="interpolating", **SHORT[name])
+    assert result.evidence.verdict == "PASS"
+
+
 @pytest.mark.parametrize("name, options, message", [
     ("latent_ode", {"epochs": 0}, "epochs must be a positive integer, found 0"),
     ("latent_ode", {"recipe": "forward"}, "take 'discrete', or another with a reverse sweep"),
