@@ -2,63 +2,44 @@
 import numpy as np
 import pytest
 
+from layer_battery import (
+    EPS, ROUNDING, Triple, added, check_kernel, check_mutants, check_triple, distance, dot_product_error)
 from refnode.layers import recurrent
 from refnode.layers.parameters import mlp_layout
 from refnode.layers.perceptron import perceptron, perceptron_jvp, perceptron_vjp
 from refnode.layers.recurrent import CELLS, GRU_TAPE, unroll, unroll_jvp, unroll_vjp
 
-EPS = np.finfo(float).eps
 SIZES = [(1, 1, 1), (1, 3, 2), (4, 2, 5), (9, 6, 4)]         # batch, d, m
 PRESENT = np.array([[1, 1, 0, 1], [1, 0, 0, 1], [0, 1, 0, 1], [1, 1, 0, 0], [0, 1, 0, 1]], dtype=bool)
 
 
-def random_arrays(shapes, seed=0):
+def drawn(shapes, seed=0):
     rng = np.random.default_rng(seed)
-    return [rng.standard_normal(shape) for shape in shapes]
+    return {name: rng.standard_normal(shape) for name, shape in shapes.items()}
 
 
-def cell_arrays(name, batch, d, m):
-    """x, h and parameters of a cell; tangents of them; a cotangent of h1."""
-    shapes = [(batch, d), (batch, m), *CELLS[name].shapes(d, m).values()]
-    arrays = random_arrays(shapes + shapes + [(batch, m)])
-    return arrays[:len(shapes)], arrays[len(shapes):-1], arrays[-1]
+def cell_triple(name, batch, d, m):
+    """A cell at a random point."""
+    cell, x = CELLS[name], drawn({"x": (batch, d), "h": (batch, m), **CELLS[name].shapes(d, m)})
+    return Triple(cell.form, lambda x, x_tan: cell.jvp(*x.values(), *x_tan.values()),
+                  lambda x, h1_bar: dict(zip(x, cell.vjp(*x.values(), h1_bar), strict=True)), x)
 
 
-def check_transpose(tangent, bar, tangents, bars):
-    """<jvp(tangents), bar> = <tangents, vjp(bar)> to 1e-13 of the sizes of the factors."""
-    forward = np.sum(tangent * bar)
-    backward = sum(np.sum(tan * part) for tan, part in zip(tangents, bars, strict=True))
-    size = np.linalg.norm(tangent) * np.linalg.norm(bar)
-    assert abs(forward - backward) <= 1e-13 * size, (forward, backward)
-
-
-def complex_step(form, arrays, tangents):
-    return form(*(array + 1e-30j * tan for array, tan in zip(arrays, tangents))).imag / 1e-30
+def flat(arrays):
+    return [np.ascontiguousarray(array).ravel() for array in arrays.values()]
 
 
 # --- cells ----------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("name", CELLS)
-def test_cell_jvp_is_the_complex_step_and_vjp_its_transpose(name, sizes):
-    cell, (arrays, tangents, h1_bar) = CELLS[name], cell_arrays(name, *sizes)
-    h1_tan = cell.jvp(*arrays, *tangents)
-    np.testing.assert_allclose(h1_tan, complex_step(cell.form, arrays, tangents), rtol=1e-13, atol=1e-13)
-    bars = cell.vjp(*arrays, h1_bar)
-    assert [bar.shape for bar in bars] == [array.shape for array in arrays]
-    check_transpose(h1_tan, h1_bar, tangents, bars)
+def test_cells(name, sizes):
+    check_triple(cell_triple(name, *sizes))
 
 
-@pytest.mark.parametrize("mutate", [
-    lambda bars: (*bars[:-1], 0.0 * bars[-1]),                        # the offset within the reset gate forgotten
-    lambda bars: (bars[0], bars[1] * 0.5, *bars[2:]),
-    lambda bars: (*bars[:3], bars[3][::-1], *bars[4:]),               # rows of U in another order
-    lambda bars: (-bars[0], *bars[1:])])
-def test_a_wrong_gru_vjp_is_caught(mutate):
-    arrays, tangents, h1_bar = cell_arrays("gru", 4, 2, 5)
-    bars = mutate(recurrent.gru_vjp(*arrays, h1_bar))
-    with pytest.raises(AssertionError):
-        check_transpose(recurrent.gru_jvp(*arrays, *tangents), h1_bar, tangents, bars)
+@pytest.mark.parametrize("name", CELLS)
+def test_wrong_derivatives_of_cells_are_caught(name):
+    check_mutants(cell_triple(name, 4, 2, 5))
 
 
 def test_gru_by_hand():
@@ -77,89 +58,91 @@ def test_gru_by_hand():
 
 # --- kernels --------------------------------------------------------------------------------------
 
-def flat(arrays):
-    return [np.ascontiguousarray(array).ravel() for array in arrays]
+def gru_kernels(triple):
+    """The kernels of the gated unit in the form of the triple."""
+    (batch, m), shapes = triple.x["h"].shape, {name: array.shape for name, array in triple.x.items()}
+
+    def forward(arrays):
+        tape, h1 = np.full(GRU_TAPE * batch * m, np.nan), np.full(batch * m, np.nan)
+        recurrent.gru_kernel(batch, *flat(arrays), tape, h1)
+        return tape, h1
+
+    def jvp(x, x_tan):
+        h1_tan = np.full(batch * m, np.nan)
+        recurrent.gru_jvp_kernel(batch, *flat(x)[:4], *flat(x_tan), forward(x)[0], h1_tan)
+        return h1_tan.reshape(batch, m)
+
+    def vjp(x, h1_bar):
+        tape = forward(x)[0]
+        return added(shapes, lambda *bars: recurrent.gru_vjp_kernel(batch, *flat(x)[:4], tape, h1_bar.ravel(), *bars))
+
+    return Triple(lambda **x: forward(x)[1].reshape(batch, m), jvp, vjp, triple.x)
 
 
-@pytest.mark.parametrize("sizes", SIZES)
-def test_gru_kernels_equal_the_numpy_forms_and_add_to_bars(sizes):
-    batch, _, m = sizes
-    arrays, tangents, h1_bar = cell_arrays("gru", *sizes)
-    x, h, W, U, b, e = flat(arrays)
-    tape, h1, h1_tan = np.full(GRU_TAPE * batch * m, np.nan), np.full(batch * m, np.nan), np.full(batch * m, np.nan)
-    recurrent.gru_kernel(batch, x, h, W, U, b, e, tape, h1)
-    np.testing.assert_allclose(h1, recurrent.gru(*arrays).ravel(), rtol=1e-13, atol=1e-14)
-    recurrent.gru_jvp_kernel(batch, x, h, W, U, *flat(tangents), tape, h1_tan)
-    np.testing.assert_allclose(h1_tan, recurrent.gru_jvp(*arrays, *tangents).ravel(), rtol=1e-12, atol=1e-13)
-    bars = [np.full(array.size, 1.0 + k) for k, array in enumerate(arrays)]
-    recurrent.gru_vjp_kernel(batch, x, h, W, U, tape, h1_bar.ravel(), *bars)
-    for k, (bar, expected) in enumerate(zip(bars, recurrent.gru_vjp(*arrays, h1_bar))):
-        np.testing.assert_allclose(bar - (1.0 + k), expected.ravel(), rtol=1e-12, atol=1e-13)
+def rnn_kernels(triple):
+    """The kernels of the plain unit in the form of the triple."""
+    (batch, m), shapes = triple.x["h"].shape, {name: array.shape for name, array in triple.x.items()}
+
+    def form(**x):
+        h1 = np.full(batch * m, np.nan)
+        recurrent.rnn_kernel(batch, *flat(x), h1)
+        return h1.reshape(batch, m)
+
+    def jvp(x, x_tan):
+        h1_tan = np.full(batch * m, np.nan)
+        recurrent.rnn_jvp_kernel(batch, *flat(x)[:4], form(**x).ravel(), *flat(x_tan), h1_tan)
+        return h1_tan.reshape(batch, m)
+
+    def vjp(x, h1_bar):
+        h1, scratch = form(**x).ravel(), np.full(batch * m, np.nan)
+        return added(shapes, lambda *bars: recurrent.rnn_vjp_kernel(
+            batch, *flat(x)[:4], h1, h1_bar.ravel(), scratch, *bars))
+
+    return Triple(form, jvp, vjp, triple.x)
 
 
-@pytest.mark.parametrize("sizes", SIZES)
-def test_rnn_kernels_equal_the_numpy_forms_and_add_to_bars(sizes):
-    batch, _, m = sizes
-    arrays, tangents, h1_bar = cell_arrays("rnn", *sizes)
-    x, h, W, U, b = flat(arrays)
-    h1, h1_tan, scratch = np.full((3, batch * m), np.nan)
-    recurrent.rnn_kernel(batch, x, h, W, U, b, h1)
-    np.testing.assert_allclose(h1, recurrent.rnn(*arrays).ravel(), rtol=1e-13, atol=1e-14)
-    recurrent.rnn_jvp_kernel(batch, x, h, W, U, h1, *flat(tangents), h1_tan)
-    np.testing.assert_allclose(h1_tan, recurrent.rnn_jvp(*arrays, *tangents).ravel(), rtol=1e-12, atol=1e-13)
-    bars = [np.full(array.size, 1.0 + k) for k, array in enumerate(arrays)]
-    recurrent.rnn_vjp_kernel(batch, x, h, W, U, h1, h1_bar.ravel(), scratch, *bars)
-    for k, (bar, expected) in enumerate(zip(bars, recurrent.rnn_vjp(*arrays, h1_bar))):
-        np.testing.assert_allclose(bar - (1.0 + k), expected.ravel(), rtol=1e-12, atol=1e-13)
+@pytest.mark.parametrize("sizes", SIZES[1:])
+@pytest.mark.parametrize("name, kernels", [("gru", gru_kernels), ("rnn", rnn_kernels)])
+def test_kernels_equal_the_numpy_forms_and_add_to_bars(name, kernels, sizes):
+    triple = cell_triple(name, *sizes)
+    check_kernel(triple, kernels(triple))
+
+
+def test_a_wrong_kernel_is_caught():
+    """Cotangents that are off by 1e-9."""
+    triple = cell_triple("rnn", 4, 2, 5)
+    kernel = rnn_kernels(triple)
+    kernel.vjp = lambda x, h1_bar: {name: bar + 1e-9 for name, bar in triple.vjp(x, h1_bar).items()}
+    with pytest.raises(AssertionError):
+        check_kernel(triple, kernel)
 
 
 # --- sequences ------------------------------------------------------------------------------------
 
-def sequence(name, d=2, m=3):
-    steps, batch = PRESENT.shape
-    shapes = [(steps, batch, d), (batch, m), *CELLS[name].shapes(d, m).values()]
-    arrays = random_arrays(shapes + shapes + [(steps + 1, batch, m)], seed=1)
-    return arrays[:len(shapes)], arrays[len(shapes):-1], arrays[-1]
+def sequence_triple(name, cell=None, d=2, m=3):
+    """The states of a cell over a sequence in which some samples are absent."""
+    cell, (steps, batch) = cell or CELLS[name], PRESENT.shape
+    x = drawn({"x": (steps, batch, d), "h0": (batch, m), **CELLS[name].shapes(d, m)}, seed=1)
 
+    def states(x):
+        inputs, h0, *parameters = x.values()
+        return inputs, parameters, unroll(cell, inputs, PRESENT, h0, parameters)
 
-def sequence_of(cell):
-    return lambda x, h0, *parameters: unroll(cell, x, PRESENT, h0, parameters)
+    def jvp(x, x_tan):
+        (inputs, parameters, h), (inputs_tan, h0_tan, *parameters_tan) = states(x), x_tan.values()
+        return unroll_jvp(cell, inputs, PRESENT, h, parameters, inputs_tan, h0_tan, parameters_tan)
+
+    def vjp(x, h_bar):
+        inputs, parameters, h = states(x)
+        x_bar, h0_bar, bars = unroll_vjp(cell, inputs, PRESENT, h, parameters, h_bar)
+        return dict(zip(x, [x_bar, h0_bar, *bars], strict=True))
+
+    return Triple(lambda **x: states(x)[2], jvp, vjp, x)
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_sequence_jvp_is_the_complex_step_and_vjp_its_transpose(name):
-    (x, h0, *parameters), tangents, h_bar = sequence(name)
-    h = unroll(CELLS[name], x, PRESENT, h0, parameters)
-    h_tan = unroll_jvp(CELLS[name], x, PRESENT, h, parameters, tangents[0], tangents[1], tangents[2:])
-    expected = complex_step(sequence_of(CELLS[name]), [x, h0, *parameters], tangents)
-    np.testing.assert_allclose(h_tan, expected, rtol=1e-12, atol=1e-13)
-    x_bar, h0_bar, bars = unroll_vjp(CELLS[name], x, PRESENT, h, parameters, h_bar)
-    check_transpose(h_tan, h_bar, tangents, [x_bar, h0_bar, *bars])
-
-
-@pytest.mark.parametrize("name", CELLS)
-def test_the_compiled_sequence_equals_the_numpy_form(name):
-    (x, h0, *parameters), _, h_bar = sequence(name)
-    h, tape = CELLS[name].sequence(x, PRESENT, h0, parameters)
-    expected = unroll(CELLS[name], x, PRESENT, h0, parameters)
-    np.testing.assert_allclose(h, expected, rtol=1e-12, atol=1e-13)
-    kept = h_bar.copy()
-    found = CELLS[name].sequence_vjp(x, PRESENT, h, tape, parameters, h_bar)
-    np.testing.assert_array_equal(h_bar, kept)
-    x_bar, h0_bar, bars = unroll_vjp(CELLS[name], x, PRESENT, expected, parameters, h_bar)
-    for one, other in zip([*found[:2], *found[2]], [x_bar, h0_bar, *bars], strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-13)
-
-
-def test_a_sample_that_is_never_present_keeps_its_state():
-    (x, h0, *parameters), _, h_bar = sequence("gru")
-    absent = ~PRESENT.any(axis=0)
-    assert absent.any()
-    h = unroll(CELLS["gru"], x, PRESENT, h0, parameters)
-    np.testing.assert_array_equal(h[:, absent], np.broadcast_to(h0[absent], h[:, absent].shape))
-    x_bar, h0_bar, _ = unroll_vjp(CELLS["gru"], x, PRESENT, h, parameters, h_bar)
-    assert not x_bar[:, absent].any()
-    np.testing.assert_allclose(h0_bar[absent], h_bar[:, absent].sum(axis=0), rtol=1e-13)
+def test_sequences(name):
+    check_triple(sequence_triple(name))
 
 
 def test_a_sequence_whose_states_are_not_carried_back_is_caught():
@@ -168,33 +151,52 @@ def test_a_sequence_whose_states_are_not_carried_back_is_caught():
         bars = CELLS["gru"].vjp(x, h, *rest)
         return bars[0], np.zeros_like(bars[1]), *bars[2:]
 
-    (x, h0, *parameters), tangents, h_bar = sequence("gru")
-    h = unroll(CELLS["gru"], x, PRESENT, h0, parameters)
-    h_tan = unroll_jvp(CELLS["gru"], x, PRESENT, h, parameters, tangents[0], tangents[1], tangents[2:])
-    wrong = CELLS["gru"]._replace(vjp=short_sighted)
-    x_bar, h0_bar, bars = unroll_vjp(wrong, x, PRESENT, h, parameters, h_bar)
-    with pytest.raises(AssertionError):
-        check_transpose(h_tan, h_bar, tangents, [x_bar, h0_bar, *bars])
+    wrong = sequence_triple("gru", CELLS["gru"]._replace(vjp=short_sighted))
+    assert dot_product_error(wrong) > 1e6 * ROUNDING
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_compiled_sequence_equals_the_numpy_form(name):
+    triple = sequence_triple(name)
+    _, h_bar, _ = triple.directions()
+    x, h0, *parameters = triple.x.values()
+    h, tape = CELLS[name].sequence(x, PRESENT, h0, parameters)
+    assert distance(h, triple.form(**triple.x)) <= ROUNDING
+    kept = h_bar.copy()
+    found = CELLS[name].sequence_vjp(x, PRESENT, h, tape, parameters, h_bar)
+    np.testing.assert_array_equal(h_bar, kept)
+    assert distance(dict(zip(triple.x, [*found[:2], *found[2]], strict=True)), triple.vjp(triple.x, h_bar)) <= ROUNDING
+
+
+def test_a_sample_that_is_never_present_keeps_its_state():
+    triple = sequence_triple("gru")
+    absent = ~PRESENT.any(axis=0)
+    assert absent.any()
+    h, h_bar = triple.form(**triple.x), triple.directions()[1]
+    np.testing.assert_array_equal(h[:, absent], np.broadcast_to(triple.x["h0"][absent], h[:, absent].shape))
+    bars = triple.vjp(triple.x, h_bar)
+    assert not bars["x"][:, absent].any()
+    np.testing.assert_allclose(bars["h0"][absent], h_bar[:, absent].sum(axis=0), rtol=1e-13)
 
 
 # --- the perceptron -------------------------------------------------------------------------------
 
 def layers_of(arrays):
-    return list(zip(arrays[::2], arrays[1::2]))
+    """The pairs (W, b) behind the input."""
+    _, *rest = arrays.values()
+    return list(zip(rest[::2], rest[1::2]))
 
 
 @pytest.mark.parametrize("activation", ["tanh", "softplus", "sine"])
 @pytest.mark.parametrize("widths", [(3, 2), (2, 5, 1), (4, 3, 6, 2)])
-def test_perceptron_jvp_is_the_complex_step_and_vjp_its_transpose(widths, activation):
-    shapes = [(5, widths[0]), *mlp_layout(widths).shapes.values()]
-    arrays = random_arrays(shapes + shapes + [(5, widths[-1])], seed=2)
-    values, tangents, z_bar = arrays[:len(shapes)], arrays[len(shapes):-1], arrays[-1]
-    z_tan = perceptron_jvp(values[0], layers_of(values[1:]), tangents[0], layers_of(tangents[1:]), activation)
-    expected = complex_step(lambda x, *rest: perceptron(x, layers_of(rest), activation), values, tangents)
-    np.testing.assert_allclose(z_tan, expected, rtol=1e-12, atol=1e-13)
-    x_bar, layers_bar = perceptron_vjp(values[0], layers_of(values[1:]), z_bar, activation)
-    bars = [x_bar, *(bar for pair in layers_bar for bar in pair)]
-    assert [bar.shape for bar in bars] == shapes
-    check_transpose(z_tan, z_bar, tangents, bars)
-    with pytest.raises(AssertionError):
-        check_transpose(z_tan, z_bar, tangents, [*bars[:-1], 0.0 * bars[-1]])
+def test_perceptrons(widths, activation):
+    def vjp(x, z_bar):
+        x_bar, layers_bar = perceptron_vjp(x["x"], layers_of(x), z_bar, activation)
+        return dict(zip(x, [x_bar, *(bar for pair in layers_bar for bar in pair)], strict=True))
+
+    triple = Triple(
+        lambda **x: perceptron(x["x"], layers_of(x), activation),
+        lambda x, x_tan: perceptron_jvp(x["x"], layers_of(x), x_tan["x"], layers_of(x_tan), activation), vjp,
+        drawn({"x": (5, widths[0]), **mlp_layout(widths).shapes}, seed=2))
+    check_triple(triple)
+    check_mutants(triple)
