@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import refnode
+from layer_battery import ROUNDING, Triple, dot_product_error, vjp_mutants
 from refnode.errors import InvalidInputError
 from refnode.gradcheck import finite_difference_gradient, finite_difference_jvp
 from refnode.likelihoods import poisson_process
@@ -177,6 +178,31 @@ def test_a_baseline_whose_states_are_not_carried_back_is_caught(monkeypatch):
     model.cell = model.cell._replace(sequence_vjp=zeroed(model.cell.sequence_vjp, 2))
     error, uncertain = worst_error(model.gradient(BATCH).theta, small_rnn, PREDICTION_LOSS)
     assert error > 1e3 * (1e-9 + uncertain)
+
+
+def test_the_reconstruction_as_a_triple():
+    """Of the states, the decoder's layers and log_std; two of its three series were observed."""
+    def loss_of(x):
+        return latent_ode.Reconstruction(BATCH, [(x["W1"], x["b1"]), (x["W2"], x["b2"])], x["log_std"])
+
+    def vjp(x, bar):
+        loss = loss_of(x)
+        ys_bar, _ = loss.vjp(x["ys"], np.zeros(6))
+        (W1_bar, b1_bar), (W2_bar, b2_bar) = loss.layers_bar
+        bars = [ys_bar, W1_bar, b1_bar, W2_bar, b2_bar, loss.log_std_bar]
+        return {name: bar * part for name, part in zip(x, bars, strict=True)}
+
+    def jvp(x, x_tan):
+        moved = {name: value + 1e-30j * x_tan[name] for name, value in x.items()}
+        return loss_of(moved).value(moved["ys"], None).imag / 1e-30
+
+    rng = np.random.default_rng(6)
+    shapes = {"ys": (6, BATCH.ts.size), "W1": (4, 2), "b1": (4,), "W2": (2, 4), "b2": (2,), "log_std": ()}
+    triple = Triple(lambda **x: loss_of(x).value(x["ys"], None), jvp, vjp,
+                    {name: rng.standard_normal(shape) for name, shape in shapes.items()})
+    assert dot_product_error(triple) <= ROUNDING
+    for label, wrong in vjp_mutants(triple):
+        assert "one entry" in label or dot_product_error(triple, wrong) > 1e3 * ROUNDING, label
 
 
 # --- limits and symmetries ------------------------------------------------------------------------

@@ -67,7 +67,7 @@ class Reconstruction(Loss):
     def value(self, ys, y1):
         mean = perceptron(self.states(ys), self.layers)
         likelihood = gaussian_log_likelihood(self.x, mean, self.log_std)
-        return -float(np.sum(likelihood[self.observed])) / len(self.batch.values)
+        return -np.sum(likelihood[self.observed]) / len(self.batch.values)
 
     def vjp(self, ys, y1):
         z = self.states(ys)
@@ -149,7 +149,7 @@ class LatentODE:
         z0 = reparameterise(mean, log_std, checked_noise(noise, mean.shape))
         loss = self.reconstruction(batch, theta)
         solution = solved(self.problem(batch, z0, theta), self.options)
-        return elbo(loss.value(solution.y, solution.y1), gaussian_kl(mean, log_std, 0.0, 0.0), kl_weight)
+        return elbo(float(loss.value(solution.y, solution.y1)), gaussian_kl(mean, log_std, 0.0, 0.0), kl_weight)
 
     def gradient(self, batch, noise, theta=None, kl_weight=1.0):
         """`Elbo` with the gradient by the model's recipe: the lines of `loss`, transposed, last first."""
