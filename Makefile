@@ -16,7 +16,8 @@ validate: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/python -c "from refnode.drivers import compile_all; compile_all()"
-	$(BIN)/python -m pytest -m "not slow and not peers"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not peers and not alone"
+	$(BIN)/python -m pytest -m alone
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow

@@ -224,6 +224,7 @@ def seconds(code, environment, folder):
     return time.perf_counter() - started
 
 
+@pytest.mark.alone
 def test_import_takes_at_most_half_longer_than_that_of_numba(tmp_path):
     """The quickest of 6 interleaved runs with compiled bytecode: 1.3 to 1.4 measured, 1.5 allowed."""
     environment = stubs.clean_environment(package_copy(tmp_path), PYTHONDONTWRITEBYTECODE=None)
