@@ -178,3 +178,5 @@ def test_plain_flows_cannot_and_augmented_ones_do(tmp_path):
     result = augmentation.run_demo(tmp_path)
     assert 1.0 - 1e-4 < result.crossing_loss["plain"] < 1.01 and result.crossing_loss["augmented"] < 1e-6
     assert result.wrong["plain"] > 0.0 == result.wrong["augmented"]
+    assert result.annuli_loss["augmented"] < 0.5 * result.annuli_loss["plain"]
+    assert result.nfe["augmented"][1] < result.nfe["plain"][1]

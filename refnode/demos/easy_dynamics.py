@@ -235,6 +235,8 @@ def draw(figure, result):
                                bottom=0.09)
     for k, (row, colour) in enumerate(zip(result.rows, COLOURS)):
         draw_paths(figure.add_subplot(grid[k // 3, k % 3]), row, colour, labels=(k % 3 == 0, k >= 3))
+    figure.text(0.05, 0.015, f"NFE: evaluations of the field at a relative tolerance of {RTOLS[-1]:g}; bars: where the paths are to end",
+                color=GREY)
     axes = figure.add_subplot(grid[:, 4])
     for row, colour in zip(result.rows, COLOURS):
         axes.plot(RTOLS, row.nfe, "o-", color=colour, linewidth=2.0, label=TITLES[row.name])
