@@ -23,9 +23,9 @@ from refnode.losses import Loss
 from refnode.models.likelihood import (
     checked_samples, minimised, normal_log_density, normal_log_density_hvp, normal_log_density_jvp,
     normal_log_density_vjp)
+from refnode.models.neural_ode import require_affordable
 from refnode.problems.problem import Problem
 from refnode.sensitivity.gradient import gradient
-from refnode.sensitivity.recipes import recipe_named
 from refnode.solve.initial_value import solve
 
 TIMES, TRACES = ("concat", "hyper", "none"), ("exact", "hutchinson")
@@ -105,13 +105,13 @@ class CNF:
                 raise InvalidInputError(f"{name} must be one of {list(known)}, found {value!r}")
         if int(probes) != probes or probes < 1:
             raise InvalidInputError(f"probes must be a positive integer, found {probes!r}")
-        recipe_named(recipe)
         self.widths, self.activation, self.time, self.hidden = tuple(widths), activation, time, tuple(hidden)
         self.trace, self.noise, self.probes, self.t1, self.recipe = trace, noise, int(probes), float(t1), recipe
         self.options = {"rtol": 1e-5, "atol": 1e-5, **options}
         self.layout = hyper_layout(widths, hidden) if time == "hyper" else mlp_layout(widths, time == "concat")
         self.theta = (initial_hyper_parameters(widths, hidden, seed) if time == "hyper"
                       else initial_parameters(widths, seed, "lecun", time == "concat"))
+        require_affordable(recipe, self.theta.size)
         self.history, self._fields = None, {}
         self.field(1)
 
