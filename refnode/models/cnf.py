@@ -140,27 +140,27 @@ class CNF:
         """Noise for one solve (K, batch, d), or None where the trace is exact."""
         return random_probes(self.noise, rng, self.probes, batch, self.d) if self.trace == "hutchinson" else None
 
-    def problem(self, x, probes=None, theta=None):
-        """The solve that takes data x (batch, d) to the base, with the mean negative log-likelihood as its loss."""
+    def problem(self, x, probes=None, theta=None, t=None):
+        """The solve that takes x (batch, d) from time t, by default T, to the base; its loss is -mean log p."""
         x = checked_samples(x, self.d)
         return Problem(self.field(len(x), probes), np.append(x.ravel(), np.zeros(len(x))),
-                       self.theta if theta is None else theta, (self.t1, 0.0),
+                       self.theta if theta is None else theta, (self.t1 if t is None else t, 0.0),
                        loss=MeanNegativeLogLikelihood(*x.shape))
 
     def gradient(self, x, probes=None, theta=None):
         """`refnode.gradient` of the mean negative log-likelihood of x (batch, d), by the model's recipe."""
         return gradient(self.problem(x, probes, theta), self.recipe, **self.options)
 
-    def to_base(self, x, probes=None, **options):
-        """z(0) (batch, d) and log p(x) (batch,) of data x; with ``probes`` the latter is Hutchinson's estimate."""
-        problem = self.problem(x, probes)
+    def to_base(self, x, probes=None, t=None, **options):
+        """z(0) (batch, d) and log p(x) (batch,) of x at time t; with ``probes`` the latter is Hutchinson's estimate."""
+        problem = self.problem(x, probes, t=t)
         y1 = solve(problem, **{**self.options, **options}).y1
         z = y1[:-len(x)].reshape(len(x), self.d)
         return z, normal_log_density(z) - y1[-len(x):]
 
-    def log_density(self, x, **options):
-        """log p(x) (batch,) of data x (batch, d), with the exact trace."""
-        return self.to_base(x, **options)[1]
+    def log_density(self, x, t=None, **options):
+        """log p(x) (batch,) of x (batch, d) at time t, by default that of the data, with the exact trace."""
+        return self.to_base(x, t=t, **options)[1]
 
     def sample(self, count, seed=0, **options):
         """``count`` samples (count, d), and their log-densities (count,)."""
