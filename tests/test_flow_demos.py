@@ -16,15 +16,15 @@ from refnode.errors import InvalidInputError
 
 @pytest.mark.parametrize("name", ["moons", "circles", "gaussians"])
 def test_true_densities_integrate_to_one(name):
-    """Smooth ones, by the trapezoidal rule: to rounding of its sum."""
-    assert abs(total_mass(PLANE_DATA[name].log_density, half=4.0, count=161) - 1.0) <= 1e-12
+    """Smooth ones, by the trapezoidal rule, which for these widths errs by less than 1e-9."""
+    assert abs(total_mass(PLANE_DATA[name].log_density, half=4.0, count=121) - 1.0) <= 1e-9
 
 
 def test_the_checkerboard_is_uniform_on_eight_squares():
     points, distance = square(2.0, 401)
     points = points + 0.5 * distance                             # midpoints of cells, each within one square
     p = np.exp(PLANE_DATA["checkerboard"].log_density(points))
-    assert abs(p.sum() * distance**2 - 1.0) <= 1e-12 and set(p) == {0.0, 0.125}
+    assert abs(p.sum() * distance**2 - 1.0) <= 1e-12 and np.isin(np.round(8.0 * p, 12), [0.0, 1.0]).all()
     x = PLANE_DATA["checkerboard"].sample(np.random.default_rng(0), 5000)
     np.testing.assert_array_equal(PLANE_DATA["checkerboard"].log_density(x), -math.log(8.0))
 
@@ -33,7 +33,7 @@ def test_the_checkerboard_is_uniform_on_eight_squares():
 def test_samples_are_of_the_density(name):
     """How many of 20000 fall left of a line, and above one, within four standard deviations of the integrals."""
     data, count = PLANE_DATA[name], 20000
-    x, (points, distance) = data.sample(np.random.default_rng(1), count), square(3.6, 241)
+    x, (points, distance) = data.sample(np.random.default_rng(1), count), square(3.6, 161)
     p = np.exp(np.concatenate([data.log_density(part) for part in np.array_split(points, 8)])) * distance**2
     for side in (lambda x: x[:, 0] < 0.5003, lambda x: x[:, 1] > -0.7003, lambda x: (x**2).sum(axis=1) < 2.2503):
         expected = p[side(points)].sum()
@@ -64,10 +64,10 @@ def test_a_wrong_gradient_is_told():
 @pytest.fixture
 def small(monkeypatch):
     """Small models, few particles, coarse pictures."""
-    from refnode.demos import cnf, ffjord, flow_results
-    for module, settings in ((cnf, dict(WIDTHS=(2, 6, 2), HIDDEN=(3,), BATCH=16, FRAMES=2, PARTICLES=20)),
-                             (flow_results, dict(PIXELS=12, HELD_OUT=100, CHECKED=6)),
-                             (ffjord, dict(WIDTHS=(2, 4, 4, 2), BATCH=16, ESTIMATES=3, DIMENSIONS=(2, 3)))):
+    from refnode.demos import cnf_densities as cnf, ffjord, flow_results
+    for module, settings in ((cnf, dict(WIDTHS=(2, 6, 2), HIDDEN=(3,), BATCH=16, FRAMES=2, PARTICLES=20, COARSE=8, CHECKED=6)),
+                             (flow_results, dict(PIXELS=12, HELD_OUT=100)),
+                             (ffjord, dict(WIDTHS=(2, 4, 4, 2), BATCH=16, ESTIMATES=3, DIMENSIONS=(2, 3), CHECKED=6))):
         for name, value in settings.items():
             monkeypatch.setattr(module, name, value)
 

@@ -16,9 +16,9 @@ import time
 
 import numpy as np
 
-from refnode.demos.cnf import BATCH, checked_iterations, drawer, loosened
+from refnode.demos.cnf_densities import BATCH, checked_iterations, drawer, loosened
 from refnode.demos.flow_results import (
-    CHECKED, HEADING, draw_density, draw_samples, fitted, flow_evidence, total_mass, training_options)
+    CHECKED, FINE, HEADING, draw_density, draw_samples, fitted, flow_evidence, total_mass, training_options)
 from refnode.demos.pictures import COLOURS, GREY, INK, picture
 from refnode.demos.plane_data import PLANE_DATA, plane_data
 from refnode.fields.flow_density import NOISES, random_probes
@@ -119,12 +119,13 @@ def run_demo(output="ffjord", recipe="discrete", seed=0, progress=None, iteratio
         loosened(model)
     flow = models["hutchinson"]
     x = data.sample(np.random.default_rng([seed, 8]), BATCH)
-    probes = flow.draw_probes(CHECKED, np.random.default_rng([seed, 9]))
+    checked = x[:CHECKED]
+    probes = flow.draw_probes(len(checked), np.random.default_rng([seed, 9]))
     result = FFJORDResult(
         recipe, dataset, seed, count, [fitted(f"trace {name}", model, data, seed) for name, model in models.items()],
-        total_mass(lambda points: flow.log_density(points, rtol=1e-7, atol=1e-7)),
+        total_mass(lambda points: flow.log_density(points, **FINE)),
         float(-np.mean(flow.log_density(x))), estimates(flow, x, seed), costs(seed),
-        flow_evidence(flow, x[:CHECKED], seed, probes), models, [])
+        flow_evidence(flow, checked, seed, probes), models, [])
     result.files = write(result, pathlib.Path(output), seed)
     tell(str(result))
     return result

@@ -10,6 +10,7 @@ HALF = 3.2               # half the side of a drawn square, [x]
 PIXELS = 120             # of a drawn square
 HELD_OUT = 4000          # samples for a likelihood
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
+FINE = {"method": "dopri5", "rtol": 1e-6, "atol": 1e-6}           # of densities that are integrated
 CHECKED = 48             # samples in the check of the gradient
 PLAIN = ("discrete", "discrete_forward")    # recipes with a probe of the tangent
 
@@ -62,16 +63,16 @@ def training_options(recipe, options):
     return {**options, **({"check_tangent": False} if recipe in PLAIN else {})}
 
 
-def square(half=HALF, count=PIXELS):
+def square(half=HALF, count=None):
     """Points of a grid (count², 2) on the square of that half side, and the distance between neighbours."""
-    grid = np.linspace(-half, half, count)
+    grid = np.linspace(-half, half, count or PIXELS)
     return np.stack(np.meshgrid(grid, grid), axis=-1).reshape(-1, 2), grid[1] - grid[0]
 
 
-def total_mass(log_density, half=5.0, count=141):
+def total_mass(log_density, half=5.5, count=221):
     """The integral of a density over a large square, by the trapezoidal rule."""
     points, distance = square(half, count)
-    return float(sum(np.exp(log_density(part)).sum() for part in np.array_split(points, 8)) * distance**2)
+    return float(sum(np.exp(log_density(part)).sum() for part in np.array_split(points, 96)) * distance**2)
 
 
 # --- the evidence ---------------------------------------------------------------------------------
@@ -140,10 +141,10 @@ def _at(model, theta):
 
 # --- drawing --------------------------------------------------------------------------------------
 
-def draw_density(axes, log_density, half=HALF, largest=None):
-    """A density as an image."""
-    points, _ = square(half)
-    p = np.exp(log_density(points)).reshape(PIXELS, PIXELS)
+def draw_density(axes, log_density, half=HALF, largest=None, count=None):
+    """A density as an image of ``count`` by ``count`` pixels."""
+    points, _ = square(half, count)
+    p = np.exp(log_density(points)).reshape(-1, count or PIXELS)
     axes.imshow(p, extent=(-half, half, -half, half), origin="lower", cmap="magma", vmin=0.0,
                 vmax=largest or np.quantile(p, 0.999), interpolation="bilinear")
     bare(axes, half)

@@ -11,7 +11,7 @@ import numpy as np
 
 from refnode.errors import InvalidInputError
 
-ARC_POINTS = 512         # of the rule along each curve: the noise is wide against their distance
+ARC_POINTS = 200         # of the rule along each curve: the noise is wide against their distance
 
 
 @dataclasses.dataclass(frozen=True)

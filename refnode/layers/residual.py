@@ -58,7 +58,12 @@ def residual_parts(x, arrays):
     """W1, W2, a = tanh(W1 x + b1), and the Jacobians J = W2 diag(1 - a²) W1 of g, (batch, d, d)."""
     W1, W2 = normalised(arrays["V1"]), normalised(arrays["V2"])
     a = np.tanh(dense(x, W1, arrays["b1"]))
-    return W1, W2, a, np.einsum("ij,bj,jk->bik", W2, 1.0 - a**2, W1, optimize=True)
+    return W1, W2, a, product(W2, 1.0 - a**2, W1)
+
+
+def product(W2, slope, W1):
+    """W2 diag(slope) W1 for every sample, (batch, d, d)."""
+    return (W2 * slope[:, None]) @ W1
 
 
 def residual(series, x, arrays):
@@ -74,8 +79,7 @@ def residual_jvp(series, x, arrays, x_tan, arrays_tan):
     W1_tan, W2_tan = (normalised_jvp(arrays[name], arrays_tan[name]) for name in ("V1", "V2"))
     slope = 1.0 - a**2
     a_tan = slope * dense_jvp(x, W1, x_tan, W1_tan, arrays_tan["b1"])
-    J_tan = sum(np.einsum("ij,bj,jk->bik", *factors, optimize=True) for factors in (
-        (W2_tan, slope, W1), (W2, -2.0 * a * a_tan, W1), (W2, slope, W1_tan)))
+    J_tan = product(W2_tan, slope, W1) + product(W2, -2.0 * a * a_tan, W1) + product(W2, slope, W1_tan)
     log_det_tan = (log_determinant_jvp(J, J_tan) if series is None
                    else series_log_determinant_jvp(J, *series, J_tan))
     return x_tan + dense_jvp(a, W2, a_tan, W2_tan, arrays_tan["b2"]), log_det_tan
@@ -87,10 +91,10 @@ def residual_vjp(series, x, arrays, z_bar, log_det_bar):
     J_bar = log_determinant_vjp(J, log_det_bar) if series is None else series_log_determinant_vjp(J, *series, log_det_bar)
     slope = 1.0 - a**2
     a_bar, W2_bar, b2_bar = dense_vjp(a, W2, z_bar)                                     # z = x + a W2ᵀ + b2
-    J_bar_W1 = np.einsum("bik,jk->bij", J_bar, W1)                                      # J = W2 diag(slope) W1
-    slope_bar = np.einsum("ij,bij->bj", W2, J_bar_W1)
-    W2_bar = W2_bar + np.einsum("bij,bj->ij", J_bar_W1, slope)
-    W1_bar = np.einsum("ij,bj,bik->jk", W2, slope, J_bar, optimize=True)
+    J_bar_W1 = J_bar @ W1.T                                                             # J = W2 diag(slope) W1
+    slope_bar = np.sum(W2 * J_bar_W1, axis=1)
+    W2_bar = W2_bar + np.sum(J_bar_W1 * slope[:, None], axis=0)
+    W1_bar = np.sum(slope[:, :, None] * (W2.T @ J_bar), axis=0)
     p_bar = slope * (a_bar - 2.0 * a * slope_bar)                                       # a = tanh p, slope = 1 - a²
     x_bar, W1_from_p, b1_bar = dense_vjp(x, W1, p_bar)                                  # p = x W1ᵀ + b1
     return z_bar + x_bar, {"V1": normalised_vjp(arrays["V1"], W1_bar + W1_from_p), "b1": b1_bar,

@@ -140,7 +140,7 @@ class CNF:
         """Noise for one solve (K, batch, d), or None where the trace is exact."""
         return random_probes(self.noise, rng, self.probes, batch, self.d) if self.trace == "hutchinson" else None
 
-    def problem(self, x, probes=None, theta=None, t=None):
+    def problem(self, x, probes=None, t=None, theta=None):
         """The solve that takes x (batch, d) from time t, by default T, to the base; its loss is -mean log p."""
         x = checked_samples(x, self.d)
         return Problem(self.field(len(x), probes), np.append(x.ravel(), np.zeros(len(x))),
@@ -149,7 +149,7 @@ class CNF:
 
     def gradient(self, x, probes=None, theta=None):
         """`refnode.gradient` of the mean negative log-likelihood of x (batch, d), by the model's recipe."""
-        return gradient(self.problem(x, probes, theta), self.recipe, **self.options)
+        return gradient(self.problem(x, probes, theta=theta), self.recipe, **self.options)
 
     def to_base(self, x, probes=None, t=None, **options):
         """z(0) (batch, d) and log p(x) (batch,) of x at time t; with ``probes`` the latter is Hutchinson's estimate."""

@@ -15,7 +15,7 @@ import pathlib
 import numpy as np
 
 from refnode.demos.flow_results import (
-    CHECKED, HEADING, Fitted, bare, draw_density, draw_samples, fitted, flow_evidence, square, total_mass,
+    CHECKED, FINE, HEADING, Fitted, bare, draw_density, draw_samples, fitted, flow_evidence, square, total_mass,
     training_options)
 from refnode.demos.pictures import GREY, animation, picture
 from refnode.demos.plane_data import PLANE_DATA, plane_data
@@ -26,7 +26,7 @@ from refnode.models.stacked_flow import planar_flow, real_nvp, residual_flow
 WIDTHS, HIDDEN = (2, 64, 2), (16,)
 BATCH, ITERATIONS, RATES = 256, 700, (0.015, 0.0005)
 COMPARED_ITERATIONS = 700
-FRAMES, PARTICLES = 24, 1200
+FRAMES, PARTICLES, COARSE = 20, 1200, 48
 
 
 @dataclasses.dataclass
@@ -118,8 +118,7 @@ def run_demo(output="cnf", recipe="discrete", seed=0, progress=None, iterations=
     first = names[0]
     compared = compared_flows(datasets[first], seed, count if iterations else COMPARED_ITERATIONS, tell)
     rows = {name: fitted(data.title, models[name], data, seed) for name, data in datasets.items()}
-    masses = {name: total_mass(lambda x, m=model: m.log_density(x, rtol=1e-7, atol=1e-7))
-              for name, model in models.items()}
+    masses = {name: total_mass(lambda x, m=model: m.log_density(x, **FINE)) for name, model in models.items()}
     x = datasets[first].sample(np.random.default_rng([seed, 8]), CHECKED)
     result = CNFResult(
         recipe, seed, count, rows, masses, [row for row, _ in compared] + [named(rows[first], "continuous")], first,
@@ -156,7 +155,7 @@ def named(row, name):
 def compared_flows(data, seed, iterations, tell):
     """(Fitted, model) of each flow of discrete layers."""
     flows = {"planar": planar_flow(2, 16, seed), "RealNVP": real_nvp(2, 8, 32, seed),
-             "residual": residual_flow(2, 8, 32, seed)}
+             "residual": residual_flow(2, 6, 32, seed)}
     found = []
     for name, flow in flows.items():
         tell(f"{data.title}: {name} flow of {len(flow.layers)} layers, p={flow.theta.size}")
@@ -221,7 +220,7 @@ def draw_transport(models, file, seed):
         axes = figure.subplots(1, len(models), squeeze=False)[0]
         for panel, (name, model) in zip(axes, models.items()):
             t = ts[number]
-            draw_density(panel, lambda x: model.log_density(x, t=t, rtol=1e-4, atol=1e-4))
+            draw_density(panel, lambda x: model.log_density(x, t=t, rtol=1e-3, atol=1e-3), count=COARSE)
             panel.plot(*paths[name][number].T, ".", color="white", markersize=1.3, alpha=0.6, markeredgewidth=0.0)
             bare(panel)
             panel.set_title(PLANE_DATA[name].title, loc="center")
