@@ -7,6 +7,7 @@ import pytest
 from refnode.errors import InvalidInputError
 from refnode.fields.density import perceptron_density
 from refnode.fields.flow_density import flow_density_field, random_probes
+from refnode.fields.flow_tape import BLOCK
 from refnode.fields.hyper_flow import hyper_flow_field, hyper_layout, initial_hyper_parameters
 from refnode.gradcheck import finite_difference_jvp
 from refnode.layers.activations import ACTIVATIONS
@@ -185,6 +186,22 @@ def test_the_noise_has_mean_zero_and_covariance_one(noise):
     v = random_probes(noise, np.random.default_rng(5), 20000, 1, 2)[:, 0]
     assert np.all(np.abs(v.mean(axis=0)) <= 4.0 / np.sqrt(20000))
     assert np.all(np.abs(v.T @ v / 20000 - np.eye(2)) <= 4.0 * np.sqrt(2.0 / 20000))
+
+
+def test_more_samples_than_one_block():
+    """One hidden layer takes its samples in blocks: every one as alone, and the transpose over all of them."""
+    batch = 2 * BLOCK + 3
+    joint, rng = flow_density_field((2, 5, 2), batch=batch, time_input=True), np.random.default_rng(8)
+    y, theta = rng.standard_normal(joint.n), rng.standard_normal(joint.p)
+    expected = joint.numpy_form(0.3, y, theta)
+    np.testing.assert_allclose(joint(0.3, y, theta), expected, rtol=0.0, atol=1e-13 * np.abs(expected).max())
+    tape, (y_tan, dy_bar), theta_tan = joint.new_tape(1)[0], rng.standard_normal((2, joint.n)), rng.standard_normal(joint.p)
+    dy_tan, bars = np.empty(joint.n), [np.zeros(size) for size in (1, joint.n, joint.p)]
+    joint.f(0.3, y, theta, tape, dy_tan)
+    joint.jvp(0.3, y, theta, 0.7, y_tan, theta_tan, tape, dy_tan)
+    joint.vjp(0.3, y, theta, tape, dy_bar, *bars)
+    terms = dy_tan * dy_bar
+    assert abs(terms.sum() - (0.7 * bars[0][0] + y_tan @ bars[1] + theta_tan @ bars[2])) <= 1e-13 * np.abs(terms).sum()
 
 
 def test_hyper_network_at_time_zero_begins_as_a_plain_flow_and_moves():

@@ -4,7 +4,7 @@
 
 The gains g do not depend on the sample: the density costs one product per hidden unit more than the velocity.
 """
-from refnode.fields.flow_tape import buffers, mirror_offset
+from refnode.fields.flow_tape import BLOCK, buffers, mirror_offset
 from refnode.fields.neural import ACTIVATION, BATCH, SLOPE_AT, layer_entry, layer_place, with_time, with_time_vjp
 from refnode.host_device import host_device
 from refnode.layers.activations import TANH, activation_jvp_kernel, activation_kernel
@@ -71,15 +71,19 @@ def shallow_density(t, y, theta, tape, dy):
     d_in, m, x, w1, b1, end1 = layer_place(tape, 0)
     _, d, a, w2, b2, end2 = layer_place(tape, 1)
     g, slope, (here, _) = layer_entry(tape, 1, SLOPE_AT), layer_entry(tape, 0, SLOPE_AT), buffers(tape)
-    n, size = batch * d, batch * m
+    n, kept_m = batch * d, 0 if code == TANH else m             # tanh keeps no slopes
     with_time(t, y[:n], batch, tape[x:x + batch * d_in])
-    dense_kernel(batch, tape[x:x + batch * d_in], theta[w1:b1], theta[b1:end1], tape[a:a + size])
-    activation_kernel(code, tape[a:a + size], tape[slope:a])
-    dense_kernel(batch, tape[a:a + size], theta[w2:b2], theta[b2:end2], dy[:n])
     gains(d, d_in, theta[w1:b1], theta[w2:b2], tape[g:g + m])
-    slopes_into(code, tape[a:a + size], tape[slope:a], tape[here:here + size])
     dy[n:] = 0.0
-    matmul_add(False, False, batch, 1, m, tape[here:here + size], tape[g:g + m], dy[n:])
+    for i in range(0, batch, BLOCK):
+        count = min(BLOCK, batch - i)
+        hidden, kept = tape[a + i * m:a + (i + count) * m], tape[slope + i * kept_m:slope + (i + count) * kept_m]
+        s = tape[here:here + count * m]
+        dense_kernel(count, tape[x + i * d_in:x + (i + count) * d_in], theta[w1:b1], theta[b1:end1], hidden)
+        activation_kernel(code, hidden, kept)
+        dense_kernel(count, hidden, theta[w2:b2], theta[b2:end2], dy[i * d:(i + count) * d])
+        slopes_into(code, hidden, kept, s)
+        matmul_add(False, False, count, 1, m, s, tape[g:g + m], dy[n + i:n + i + count])
 
 
 @host_device
@@ -89,19 +93,23 @@ def shallow_density_jvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_tan):
     d_in, m, x, w1, b1, end1 = layer_place(tape, 0)
     _, d, a, w2, b2, end2 = layer_place(tape, 1)
     g, slope, (here, there) = layer_entry(tape, 1, SLOPE_AT), layer_entry(tape, 0, SLOPE_AT), buffers(tape)
-    n, size = batch * d, batch * m
-    z_tan, work = tape[there:there + size], tape[here:here + size]
-    with_time(t_tan, y_tan[:n], batch, tape[here:here + batch * d_in])
-    dense_jvp_kernel(batch, tape[x:x + batch * d_in], theta[w1:b1], tape[here:here + batch * d_in],
-                     theta_tan[w1:b1], theta_tan[b1:end1], z_tan)
+    n, kept_m = batch * d, 0 if code == TANH else m
     gains_jvp(d, d_in, theta[w1:b1], theta[w2:b2], theta_tan[w1:b1], theta_tan[w2:b2], tape[g + m:g + 2 * m])
     dy_tan[n:] = 0.0
-    slope_tangents_into(code, tape[a:a + size], tape[slope:a], z_tan, work)
-    matmul_add(False, False, batch, 1, m, work, tape[g:g + m], dy_tan[n:])
-    slopes_into(code, tape[a:a + size], tape[slope:a], work)
-    matmul_add(False, False, batch, 1, m, work, tape[g + m:g + 2 * m], dy_tan[n:])
-    activation_jvp_kernel(code, tape[a:a + size], tape[slope:a], z_tan)
-    dense_jvp_kernel(batch, tape[a:a + size], theta[w2:b2], z_tan, theta_tan[w2:b2], theta_tan[b2:end2], dy_tan[:n])
+    for i in range(0, batch, BLOCK):
+        count = min(BLOCK, batch - i)
+        hidden, kept = tape[a + i * m:a + (i + count) * m], tape[slope + i * kept_m:slope + (i + count) * kept_m]
+        z_tan, work, rates_tan = tape[there:there + count * m], tape[here:here + count * m], dy_tan[n + i:n + i + count]
+        with_time(t_tan, y_tan[i * d:(i + count) * d], count, tape[here:here + count * d_in])
+        dense_jvp_kernel(count, tape[x + i * d_in:x + (i + count) * d_in], theta[w1:b1], tape[here:here + count * d_in],
+                         theta_tan[w1:b1], theta_tan[b1:end1], z_tan)
+        slope_tangents_into(code, hidden, kept, z_tan, work)
+        matmul_add(False, False, count, 1, m, work, tape[g:g + m], rates_tan)
+        slopes_into(code, hidden, kept, work)
+        matmul_add(False, False, count, 1, m, work, tape[g + m:g + 2 * m], rates_tan)
+        activation_jvp_kernel(code, hidden, kept, z_tan)
+        dense_jvp_kernel(count, hidden, theta[w2:b2], z_tan, theta_tan[w2:b2], theta_tan[b2:end2],
+                         dy_tan[i * d:(i + count) * d])
 
 
 @host_device
@@ -111,16 +119,21 @@ def shallow_density_vjp(t, y, theta, tape, dy_bar, t_bar, y_bar, theta_bar):
     d_in, m, x, w1, b1, end1 = layer_place(tape, 0)
     _, d, a, w2, b2, end2 = layer_place(tape, 1)
     g, slope, (here, there) = layer_entry(tape, 1, SLOPE_AT), layer_entry(tape, 0, SLOPE_AT), buffers(tape)
-    n, size = batch * d, batch * m
-    a_bar, x_bar, g_bar = tape[here:here + size], tape[there:there + batch * d_in], tape[g + m:g + 2 * m]
-    a_bar[:] = 0.0
-    x_bar[:] = 0.0
+    n, kept_m, g_bar = batch * d, 0 if code == TANH else m, tape[g + m:g + 2 * m]
     g_bar[:] = 0.0
-    dense_vjp_kernel(batch, tape[a:a + size], theta[w2:b2], dy_bar[:n], a_bar, theta_bar[w2:b2], theta_bar[b2:end2])
-    hidden_vjp(code, m, tape[a:a + size], tape[slope:a], tape[g:g + m], dy_bar[n:], a_bar, g_bar)
+    for i in range(0, batch, BLOCK):
+        count = min(BLOCK, batch - i)
+        hidden, kept = tape[a + i * m:a + (i + count) * m], tape[slope + i * kept_m:slope + (i + count) * kept_m]
+        a_bar, x_bar = tape[here:here + count * m], tape[there:there + count * d_in]
+        a_bar[:] = 0.0
+        x_bar[:] = 0.0
+        dense_vjp_kernel(count, hidden, theta[w2:b2], dy_bar[i * d:(i + count) * d], a_bar, theta_bar[w2:b2],
+                         theta_bar[b2:end2])
+        hidden_vjp(code, m, hidden, kept, tape[g:g + m], dy_bar[n + i:n + i + count], a_bar, g_bar)
+        dense_vjp_kernel(count, tape[x + i * d_in:x + (i + count) * d_in], theta[w1:b1], a_bar, x_bar,
+                         theta_bar[w1:b1], theta_bar[b1:end1])
+        with_time_vjp(count, x_bar, t_bar, y_bar[i * d:(i + count) * d])
     gains_vjp(d, d_in, theta[w1:b1], theta[w2:b2], g_bar, theta_bar[w1:b1], theta_bar[w2:b2])
-    dense_vjp_kernel(batch, tape[x:x + batch * d_in], theta[w1:b1], a_bar, x_bar, theta_bar[w1:b1], theta_bar[b1:end1])
-    with_time_vjp(batch, x_bar, t_bar, y_bar[:n])
 
 
 @host_device
@@ -150,10 +163,10 @@ def shallow_density_hvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_bar, dy_b
     _, d, a, w2, b2, end2 = layer_place(tape, 1)
     slope, (here, there), mirror = layer_entry(tape, 0, SLOPE_AT), buffers(tape), mirror_offset(tape)
     n, size, width = batch * d, batch * m, batch * d_in
-    second = 2 * (there - here)
     x_tan, a_tan = tape[mirror + x:mirror + x + width], tape[mirror + a:mirror + a + size]
-    a_bar, a_bar_tan = tape[here:here + size], tape[here + second:here + second + size]
-    x_bar_tan = tape[there + second:there + second + width]
+    at = 2 * there - here                                       # behind the two buffers: room for all samples
+    a_bar, a_bar_tan = tape[at:at + size], tape[at + size:at + 2 * size]
+    x_bar_tan = tape[at + 2 * size:at + 2 * size + width]
     a_bar[:] = 0.0
     a_bar_tan[:] = 0.0
     x_bar_tan[:] = 0.0

@@ -1,11 +1,12 @@
 """Where a flow's tape holds what, and the same field in plain NumPy. See `fields.flow_density`.
 
-The header is that of a perceptron (`fields.neural`), then the number of probes K and their weight w, then room for the
-samples and the probes themselves: together the rows that enter the first layer. Behind it follow the rows of every
-hidden layer, with their slopes where the activation keeps them, and two buffers. With one hidden layer and the exact
-trace (K = 0) there are no pushed rows, and room for the gains g stands behind the hidden layer.
+The header is that of a perceptron (`fields.neural`), then the number of probes K, their weight w and the distance of
+the mirror, then room for the samples and the probes themselves: together the rows that enter the first layer. Behind it
+follow the rows of every hidden layer, with their slopes where the activation keeps them, and two buffers. With one
+hidden layer and the exact trace (K = 0) there are no pushed rows, room for the gains g stands behind the hidden layer,
+and the samples are taken in blocks of `BLOCK`, so that the buffers stay in the cache and out of what a solve stores.
 
-Second derivatives have two more buffers, and a mirror of the rows that holds their tangents.
+Second derivatives have two more buffers, each for all samples, and a mirror of the rows that holds their tangents.
 """
 import numpy as np
 
@@ -15,7 +16,8 @@ from refnode.layers.activations import ACTIVATIONS
 from refnode.layers.dense import dense
 from refnode.layers.pushed import pushed_activation
 
-PROBES, WEIGHT, OWN = 0, 1, 2              # behind the rows of the layers
+PROBES, WEIGHT, MIRROR, OWN = 0, 1, 2, 3   # behind the rows of the layers
+BLOCK = 64               # samples that one hidden layer takes at a time
 
 
 def flow_tape_plan(layout, activation, batch, probes, d):
@@ -36,18 +38,20 @@ def flow_tape_plan(layout, activation, batch, probes, d):
         at = slope_at + (batch * d_out if keeps_slope and len(rows) < len(shapes) else 0)
         w_at += d_out * d_in + d_out
     at += 4 * shapes[0][0] if shallow else 0                                    # the gains and what belongs to them
-    buffer_size = n_rows * max(max(shape) for shape in shapes)
+    widest = max(max(shape) for shape in shapes)
+    buffer_size = (min(n_rows, BLOCK) if shallow else n_rows) * widest
     head = [len(shapes), batch, ACTIVATIONS[activation].code, at, buffer_size]
     first_rows = np.zeros((1 + count, batch, shapes[0][1]))
     if count:
         first_rows[1:, :, :d] = probes                                          # whose time is 0: t is the same for all
-    header = np.concatenate([head, np.ravel(rows), [count, weight], first_rows.ravel()])
-    return header, at + 2 * buffer_size, at + 4 * buffer_size + (at - start)
+    mirror = at + 2 * buffer_size + (3 if shallow else 2) * n_rows * widest
+    header = np.concatenate([head, np.ravel(rows), [count, weight, mirror - start], first_rows.ravel()])
+    return header, at + 2 * buffer_size, mirror + (at - start)
 
 
 @host_device
 def flow_entry(tape, column):
-    """The number of probes or their weight."""
+    """The number of probes, their weight, or the distance of the mirror."""
     return tape[HEAD + ROW * int(tape[LAYERS]) + column]
 
 
@@ -67,7 +71,7 @@ def buffers(tape):
 @host_device
 def mirror_offset(tape):
     """How far behind a row its tangent lies in the tape of second derivatives."""
-    return int(tape[BUFFERS_AT]) + 4 * int(tape[BUFFER_SIZE]) - layer_entry(tape, 0, X_AT)
+    return int(flow_entry(tape, MIRROR))
 
 
 def flow_numpy(layout, activation, time_input, probes):
