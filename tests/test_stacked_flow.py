@@ -9,7 +9,7 @@ from refnode.errors import InvalidInputError
 from refnode.gradcheck import finite_difference_jvp
 from refnode.layers import log_determinants as series_of
 from refnode.layers.parameters import ParameterLayout
-from refnode.layers.residual import LIPSCHITZ, normalised, normalised_jvp, normalised_vjp, residual_parts
+from refnode.layers.invertible_residual import LIPSCHITZ, normalised, normalised_jvp, normalised_vjp, residual_parts
 from refnode.models.stacked_flow import (
     StackedFlow, coupling_layer, planar_flow, planar_layer, real_nvp, residual_flow, residual_layer, with_series)
 

@@ -39,11 +39,11 @@ class CNFResult:
     seed, iterations : int
     rows : dict of str to Fitted
         By data set.
-    masses : dict of str to float
+    masses : dict of str to Mass
         The integral of the learnt density, by quadrature: 1 if trace and solve are right.
     compared : list of Fitted
         The flows of discrete layers and the continuous one, on the data set ``compared_on``.
-    evidence : Evidence
+    evidence : GradientEvidence
         For the gradient at the trained parameters.
     files : list of pathlib.Path
     models : dict of str to CNF
@@ -67,17 +67,18 @@ class CNFResult:
         lines = [f"cnf, recipe {self.recipe!r}, seed {self.seed}, {self.iterations} iterations of {BATCH} samples", HEADING]
         lines += [f"{row}" for row in self.rows.values()]
         lines += [f"flows compared on {PLANE_DATA[self.compared_on].title}", *map(str, self.compared)]
-        lines += ["integral of the learnt density: " + ", ".join(
-            f"{name} 1 {mass - 1.0:+.1e}" for name, mass in self.masses.items()), str(self.evidence)]
+        lines += [f"integral of the learnt density, {PLANE_DATA[name].title}: {mass}" for name, mass in self.masses.items()]
+        lines.append(str(self.evidence))
         return "\n".join(lines)
 
     def to_dict(self):
         """The numbers, for JSON."""
         return {"recipe": self.recipe, "seed": self.seed, "iterations": self.iterations, "batch": BATCH,
                 "widths": list(WIDTHS), "hidden": list(HIDDEN),
-                "fits": {name: row.to_dict() for name, row in self.rows.items()}, "masses": self.masses,
+                "fits": {name: row.to_dict() for name, row in self.rows.items()},
+                "masses": {name: mass.to_dict() for name, mass in self.masses.items()},
                 "nfe": self.nfe, "compared_on": self.compared_on, "compared": [row.to_dict() for row in self.compared],
-                "evidence": dataclasses.asdict(self.evidence),
+                "evidence": self.evidence.to_dict(),
                 "loss": {name: model.history.loss for name, model in self.models.items()}}
 
 

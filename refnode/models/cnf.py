@@ -89,7 +89,7 @@ class CNF:
     Attributes
     ----------
     theta : ndarray, shape (p,)
-    history : FitHistory or None
+    history : History or None
         Of the last fit.
 
     Raises

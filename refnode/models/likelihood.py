@@ -1,12 +1,12 @@
 """What flows share: the standard normal base density as a triple, samples that are checked, and a fit by Adam."""
-import dataclasses
 import math
-import time
 
 import numpy as np
 
 from refnode.errors import InvalidInputError
+from refnode.models.training import fit
 from refnode.optimisers import Adam
+from refnode.schedules import CosineDecay
 
 
 # --- the base density -----------------------------------------------------------------------------
@@ -54,17 +54,8 @@ def checked_samples(x, d, name="x"):
 
 # --- the fit --------------------------------------------------------------------------------------
 
-@dataclasses.dataclass
-class FitHistory:
-    """Iteration by iteration: the loss, evaluations forwards (0 without an ODE), and seconds since the fit began."""
-
-    loss: list = dataclasses.field(default_factory=list)
-    nfe: list = dataclasses.field(default_factory=list)
-    seconds: list = dataclasses.field(default_factory=list)
-
-
 def minimised(theta, loss_and_gradient, draw, iterations, learning_rates=(1e-2, 1e-3), seed=0, progress=None, every=100):
-    """theta after ``iterations`` steps of Adam, and the `FitHistory`.
+    """theta after ``iterations`` steps of Adam, and the `History`, by `refnode.models.training.fit`.
 
     Parameters
     ----------
@@ -81,21 +72,17 @@ def minimised(theta, loss_and_gradient, draw, iterations, learning_rates=(1e-2, 
     Raises
     ------
     InvalidInputError
-        If ``iterations`` is not positive, or the gradient becomes non-finite.
+        If ``iterations`` is not positive.
+    TrainingError
+        If the loss or its gradient becomes non-finite.
     """
     if int(iterations) != iterations or iterations < 1:
         raise InvalidInputError(f"iterations must be a positive integer, found {iterations!r}")
-    rng, optimiser, history, started = np.random.default_rng(seed), Adam(learning_rates[0]), FitHistory(), time.perf_counter()
-    first, last = learning_rates
-    for done in range(int(iterations)):
-        optimiser.learning_rate = last + 0.5 * (first - last) * (1.0 + math.cos(math.pi * done / iterations))
-        loss, grad, stats = loss_and_gradient(theta, draw(rng))
-        theta = optimiser.step(theta, grad)
-        history.loss.append(float(loss))
-        history.nfe.append(stats.get("nfev", 0))
-        history.seconds.append(time.perf_counter() - started)
-        if progress is not None and ((done + 1) % every == 0 or done + 1 == iterations):
-            recent = np.mean(history.loss[-every:])
-            progress(f"iteration {done + 1:5d}   mean negative log-likelihood {recent:7.4f}   "
-                     f"NFE {history.nfe[-1]:4d}   {history.seconds[-1]:6.1f} s")
-    return theta, history
+    iterations = int(iterations)
+
+    def batches(rng):
+        return (draw(rng) for _ in range(iterations))
+
+    found = fit(theta, loss_and_gradient, batches, Adam(learning_rates[0]), CosineDecay(*learning_rates, iterations),
+                progress=progress, every=every, seed=seed)
+    return found.theta, found.history

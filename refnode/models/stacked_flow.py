@@ -13,7 +13,7 @@ from refnode.layers.coupling import coupling, coupling_inverse, coupling_jvp, co
 from refnode.layers.log_determinants import roulette_series, roulette_terms
 from refnode.layers.parameters import ParameterLayout
 from refnode.layers.planar import planar, planar_inverse, planar_jvp, planar_shapes, planar_vjp
-from refnode.layers.residual import residual, residual_inverse, residual_jvp, residual_shapes, residual_vjp
+from refnode.layers.invertible_residual import residual, residual_inverse, residual_jvp, residual_shapes, residual_vjp
 from refnode.models.likelihood import checked_samples, minimised, normal_log_density, normal_log_density_jvp
 from refnode.models.likelihood import normal_log_density_vjp
 
@@ -78,7 +78,7 @@ class StackedFlow:
     ----------
     theta : ndarray, shape (p,)
         The parameters of layer after layer.
-    history : FitHistory or None
+    history : History or None
     """
 
     def __init__(self, layers, d, seed=0):
