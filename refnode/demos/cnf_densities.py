@@ -24,8 +24,8 @@ from refnode.models.cnf import CNF
 from refnode.models.stacked_flow import planar_flow, real_nvp, residual_flow
 
 WIDTHS, HIDDEN = (2, 64, 2), (16,)
-BATCH, ITERATIONS, RATES = 256, 700, (0.015, 0.0005)
-COMPARED_ITERATIONS = 700
+BATCH, ITERATIONS, RATES = 256, 1000, (0.015, 0.0005)
+COMPARED_ITERATIONS = 1000
 FRAMES, PARTICLES, COARSE = 20, 1200, 48
 
 
@@ -95,7 +95,7 @@ def run_demo(output="cnf", recipe="discrete", seed=0, progress=None, iterations=
     seed : int
     progress : callable, optional
     iterations : int, optional
-        For every model; 700 unless given.
+        For every model; 1000 unless given.
     method, rtol, atol
         Of the solves in the fit. Densities and evidence have tolerances of their own.
     dataset : str, optional

@@ -183,7 +183,10 @@ def pushed_density(t, y, theta, tape, dy):
 
 @host_device
 def log_rates(tape, pushed, rates):
-    """rate_i = -w Σ_k v_ki . (J v_k)_i from the rows (K batch, d) of J v_k. Linear: the tangents go the same way."""
+    """rate_i = -w Σ_k v_ki . (J v_k)_i from the rows (K batch, d) of J v_k. Linear: the tangents go the same way.
+
+    Implements (FLOW-2).
+    """
     batch, weight = int(tape[BATCH]), flow_entry(tape, WEIGHT)
     d = pushed.shape[0] // (batch * int(flow_entry(tape, PROBES)))
     at, d_in = probe_place(tape)

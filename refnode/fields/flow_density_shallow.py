@@ -14,7 +14,7 @@ from refnode.layers.pushed import slope_tangent
 
 @host_device
 def gains(d, d_in, W1, W2, g):
-    """g_j = -Σ_i W1_ji W2_ij over the d inputs that are states. Overwrites g (m,)."""
+    """g_j = -Σ_i W1_ji W2_ij over the d inputs that are states. Overwrites g (m,). Implements (FLOW-4)."""
     m = g.shape[0]
     for j in range(m):
         g[j] = 0.0

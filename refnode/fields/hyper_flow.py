@@ -121,7 +121,7 @@ def hyper_flow_jvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_tan):
 
 @host_device
 def hyper_flow_vjp(t, y, theta, tape, dy_bar, t_bar, y_bar, theta_bar):
-    """Transpose of `hyper_flow_jvp`."""
+    """Transpose of `hyper_flow_jvp`. Implements (FLOW-5)."""
     hyper, phi, size, flow = hyper_places(tape)
     phi_bar = phi[2 * size:3 * size]
     phi_bar[:] = 0.0

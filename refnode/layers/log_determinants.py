@@ -26,7 +26,7 @@ def log_determinant_jvp(J, J_tan):
 
 
 def log_determinant_vjp(J, log_det_bar):
-    """J_bar = (I + J)⁻ᵀ log_det_bar."""
+    """J_bar = (I + J)⁻ᵀ log_det_bar. Implements (FLOW-6)."""
     return log_det_bar[:, None, None] * np.linalg.inv(np.eye(J.shape[-1]) + J).transpose(0, 2, 1)
 
 
@@ -44,7 +44,7 @@ def alternating(terms):
 
 
 def roulette_series(probes, terms, exact_terms=2, stop=0.5):
-    """The series of Russian roulette that was stopped after ``terms`` terms; see `roulette_terms`.
+    """The series of Russian roulette that was stopped after ``terms`` terms; see `roulette_terms`. Implements (FLOW-7).
 
     c_k = (-1)^{k+1} / (k P(N >= k)), where P(N >= k) = 1 for k <= exact_terms + 1, then (1 - stop)^{k - exact_terms - 1}.
 

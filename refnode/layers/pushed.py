@@ -81,7 +81,7 @@ def pushed_activation_jvp_kernel(code, size, x, slope, x_tan):
 
 @host_device
 def pushed_activation_vjp_kernel(code, size, x, slope, x_bar):
-    """z_bar = σ' a_bar + r Σ_k P_k P_bar_k, U_bar = σ' P_bar, in place."""
+    """z_bar = σ' a_bar + r Σ_k P_k P_bar_k, U_bar = σ' P_bar, in place. Implements (FLOW-3)."""
     a = x[:size]
     activation_jvp_kernel(code, a, slope, x_bar[:size])                         # a_tan = σ' z_tan
     for k in range(1, x.shape[0] // size):                                      # P_tan = σ' U_tan + r P z_tan

@@ -152,7 +152,10 @@ class CNF:
         return gradient(self.problem(x, probes, theta=theta), self.recipe, **self.options)
 
     def to_base(self, x, probes=None, t=None, **options):
-        """z(0) (batch, d) and log p(x) (batch,) of x at time t; with ``probes`` the latter is Hutchinson's estimate."""
+        """z(0) (batch, d) and log p(x) (batch,) of x at time t; with ``probes`` the latter is Hutchinson's estimate.
+
+        Implements (FLOW-1).
+        """
         problem = self.problem(x, probes, t=t)
         y1 = solve(problem, **{**self.options, **options}).y1
         z = y1[:-len(x)].reshape(len(x), self.d)
