@@ -5,6 +5,7 @@ import scipy.linalg
 
 import refnode
 from refnode.errors import InvalidInputError
+from refnode.fields.taking_over import taken_over
 from refnode.gradcheck import finite_difference_jvp
 from refnode.models.cnf import CNF, MeanNegativeLogLikelihood
 from refnode.models.likelihood import (
@@ -136,6 +137,22 @@ def test_noise_is_the_same_for_the_whole_solve_and_another_for_the_next():
     first, second = (model.draw_probes(len(x), rng) for _ in range(2))
     assert first.shape == (1, 5, 2) and np.any(first != second)
     assert model.gradient(x, first).loss == model.gradient(x, first).loss != model.gradient(x, second).loss
+
+
+@pytest.mark.parametrize("name", ["concat", "hyper"])
+def test_storage_that_was_taken_over_holds_the_new_noise(name):
+    """Gradients one after the other, with other noise each, equal those of models that had no other before: bit for bit."""
+    model, x = some_cnf(name, trace="hutchinson", probes=2)
+    noises = [model.draw_probes(len(x), np.random.default_rng(k)) for k in range(4)]
+    found = [model.gradient(x, probes) for probes in noises]
+    fields = [model.field(len(x), probes) for probes in noises[:2]]
+    assert fields[0].idle_storage == [] and len(fields[1].idle_storage) == 1
+    for probes, gradient in zip(noises, found):
+        alone = some_cnf(name, trace="hutchinson", probes=2)[0].gradient(x, probes)
+        np.testing.assert_array_equal(gradient.theta, alone.theta)
+        assert gradient.loss == alone.loss
+    assert taken_over(fields[0], model.field(len(x) + 1, np.ones((2, len(x) + 1, model.d)))) is fields[0]
+    assert fields[0].idle_storage == []                          # other sizes: nothing was taken
 
 
 @pytest.mark.parametrize("trace", ["exact", "hutchinson"])

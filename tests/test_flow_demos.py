@@ -83,6 +83,12 @@ def test_ffjord(small, tmp_path):
     assert first.costs["exact"][0] > 0.0 and len(first.estimates["rademacher"]) == 3
 
 
+@pytest.mark.parametrize("recipe", ["interpolating", "checkpointed"])
+def test_another_recipe(small, tmp_path, recipe):
+    result = demos.run("cnf", tmp_path, recipe=recipe, dataset="moons", iterations=2)
+    assert result.evidence.verdict == "PASS" and result.recipe == recipe
+
+
 @pytest.mark.parametrize("name, options, message", [
     ("cnf", {"dataset": "stars"}, "dataset must be one of"), ("cnf", {"iterations": 0}, "iterations must be a positive"),
     ("ffjord", {"dataset": "stars"}, "dataset must be one of"), ("ffjord", {"epochs": 3}, "demo ffjord takes no 'epochs'"),

@@ -18,6 +18,7 @@ from refnode.checks import observation_times
 from refnode.errors import InvalidInputError
 from refnode.fields.flow_density import flow_density_field, random_probes
 from refnode.fields.hyper_flow import hyper_flow_field, hyper_layout, initial_hyper_parameters
+from refnode.fields.taking_over import taken_over
 from refnode.layers.parameters import initial_parameters, mlp_layout
 from refnode.losses import Loss
 from refnode.models.likelihood import (
@@ -112,7 +113,7 @@ class CNF:
         self.theta = (initial_hyper_parameters(widths, hidden, seed) if time == "hyper"
                       else initial_parameters(widths, seed, "lecun", time == "concat"))
         require_affordable(recipe, self.theta.size)
-        self.history, self._fields = None, {}
+        self.history, self._fields, self._noisy = None, {}, {}
         self.field(1)
 
     def __repr__(self):
@@ -134,6 +135,8 @@ class CNF:
             field = flow_density_field(self.widths, self.activation, batch, self.time == "concat", probes)
         if probes is None:
             self._fields[batch] = field
+        else:
+            field = self._noisy[batch] = taken_over(field, self._noisy.get(batch))
         return field
 
     def draw_probes(self, batch, rng):
