@@ -87,7 +87,7 @@ class FFJORDResult:
 
 
 def run_demo(output="ffjord", recipe="discrete", seed=0, progress=None, iterations=None, method="dopri5", rtol=1e-3,
-             atol=1e-3, dataset="circles"):
+             atol=1e-3, dataset="moons"):
     """Fit with the exact trace and with Hutchinson's estimate, measure what the estimate costs and saves, draw both.
 
     Parameters
