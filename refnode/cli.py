@@ -130,6 +130,7 @@ def _demo_options(command):
     command.add_argument("--rtol", type=float, help="relative tolerance of the solves")
     command.add_argument("--atol", type=float, help="absolute tolerance of the solves")
     command.add_argument("--data", metavar="DIR", help="folder with data to take instead of what is shipped")
+    command.add_argument("--dataset", metavar="NAME", help="which of the data sets that a demonstration knows")
     command.add_argument("--quiet", action="store_true", help="print nothing")
     command.set_defaults(run=run_demo)
 

@@ -12,7 +12,7 @@ import pathlib
 from refnode.errors import InvalidInputError
 from refnode.sensitivity.recipes import recipe_named
 
-OPTIONS = ("iterations", "epochs", "method", "rtol", "atol", "data")      # that some demonstrations take
+OPTIONS = ("iterations", "epochs", "method", "rtol", "atol", "data", "dataset")      # that some demonstrations take
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +35,8 @@ DEMOS = {
     "latent_ode": Demo("refnode.demos.latent_spirals", "spirals from a few noisy points, against a recurrent network"),
     "ode_rnn": Demo("refnode.demos.missing_values", "irregular series with missing values, predicted from their past"),
     "poisson": Demo("refnode.demos.event_times", "intensities of a Poisson process recovered from event times alone"),
+    "cnf": Demo("refnode.demos.cnf_densities", "continuous normalising flows learn four densities in the plane"),
+    "ffjord": Demo("refnode.demos.ffjord", "a flow learns with Hutchinson's estimate of the trace (FFJORD)"),
 }
 
 

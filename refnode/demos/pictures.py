@@ -23,3 +23,24 @@ def picture(size, files):
         yield figure
         for file in files:
             figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
+
+
+def animation(size, file, draw, count, per_second=10, hold=10):
+    """A GIF of ``size`` (width, height), [inches]: ``draw(figure, number)`` draws on an empty figure, frame after frame.
+
+    The last frame stays for as long as ``hold`` frames.
+    """
+    import matplotlib
+    from matplotlib.animation import PillowWriter
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({**STYLE, "axes.prop_cycle": matplotlib.cycler(color=COLOURS), "savefig.dpi": 80}):
+        figure, writer = Figure(figsize=size, dpi=80), PillowWriter(fps=per_second)
+        FigureCanvasAgg(figure)
+        with writer.saving(figure, str(file), 80):
+            for number in range(count):
+                figure.clear()
+                draw(figure, number)
+                for _ in range(hold if number == count - 1 else 1):
+                    writer.grab_frame()

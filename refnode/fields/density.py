@@ -1,7 +1,8 @@
 """Flows that carry their log-density along: z' = f(z), (log p)' = -tr df/dz, with the exact trace.
 
 The state is (z, log p): d log p/dt along a path is minus the divergence of the velocity (Liouville; Chen et al.
-2018). Every field is four adjacent functions in the kernel form (`fields.field`), valid for complex arrays.
+2018), see (FLOW-1). For batches of samples see `fields.flow_density`. Every field is four adjacent functions in the
+kernel form (`fields.field`), valid for complex arrays.
 """
 import numpy as np
 
