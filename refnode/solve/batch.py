@@ -4,10 +4,12 @@ Under ``step_control="per_sample"`` every sample is integrated by the very loop 
 nothing passes from one to the next: its result is the same bit for bit alone and in any batch.
 """
 import dataclasses
+import functools
 
 import numpy as np
 from numba import types
 
+from refnode.cuda_device import checked_real, chosen_device
 from refnode.errors import InvalidInputError
 from refnode.host_device import (
     BLOCK, INTEGERS, MATRIX, RHS, VECTOR, driver, higher_order)
@@ -287,7 +289,7 @@ class BatchSolution:
         return self[i].message
 
 
-def solve_batch(batch, step_control="per_sample", **options):
+def solve_batch(batch, step_control="per_sample", device="cpu", dtype="float64", **options):
     """Integrate all samples of a batch.
 
     Parameters
@@ -298,6 +300,10 @@ def solve_batch(batch, step_control="per_sample", **options):
         any batch; one that fails does not disturb the others. ``"joint"``: one step for all, chosen by the
         RMS of the error over samples and components together, as libraries do that batch along an axis of
         the state. It couples the samples: see ``docs/batches.md``.
+    device : "cpu", "cuda" or "auto"
+        On a GPU every sample is a thread, see ``docs/cuda.md``; ``"auto"`` takes one if it can be used.
+    dtype : "float64" or "float32"
+        Of state and parameters on the GPU; times are double in any case. The CPU knows float64 alone.
     **options
         As for `solve`. Vectors ``rtol`` and ``atol`` have the length of one sample's state.
 
@@ -309,16 +315,37 @@ def solve_batch(batch, step_control="per_sample", **options):
     ------
     InvalidInputError
         If an argument is wrong, or samples under joint control differ in their times.
+    BackendError
+        If ``device="cuda"`` cannot be used; it names what is missing.
     """
     require_control(step_control)
+    device, real = device_and_real(device, dtype, step_control)
     batch.field.check_first_call(batch.spans[0, 0], batch.y0[0], batch[0].theta)
     if step_control == "joint":
         stacked = batch.replace(loss=None).joint()
         return split_solution(batch, solve(stacked, **joint_options(batch, batch.y0.shape[1], options)))
-    samples = Samples(batch, batch.field, batch.y0, SolveOptions.of(**options), keep=False)
+    samples = samples_on(device, real)(batch, batch.field, batch.y0, SolveOptions.of(**options), keep=False)
     samples.run_forward(0)
     samples.give_back_tape()
     return samples.solution()
+
+
+def device_and_real(device, dtype, step_control):
+    """The device to run on and the numbers there, checked; see `solve_batch`."""
+    device, real = chosen_device(device), checked_real(dtype)
+    if device == "cuda" and step_control == "joint":
+        raise InvalidInputError('step_control="joint" runs on device="cpu": a GPU integrates every sample with steps of its own')
+    if device == "cpu" and real != "float64":
+        raise InvalidInputError(f'device="cpu" computes in float64, found dtype={real!r}')
+    return device, real
+
+
+def samples_on(device, real):
+    """`Samples` for the CPU, or for the GPU."""
+    if device == "cpu":
+        return Samples
+    from refnode.solve.batch_cuda import DeviceSamples
+    return functools.partial(DeviceSamples, real=real)
 
 
 STEP_CONTROLS = ("per_sample", "joint")

@@ -1,0 +1,193 @@
+"""Compile every CUDA kernel for three architectures, without a GPU; record registers, stack and spills.
+
+    python validation/cuda/compile_ptx.py [--write validation/results/cuda_ptx.md]
+
+Needs the extra ``cuda13`` or ``cuda12`` (numba-cuda with NVVM); registers and spills need ``ptxas`` as well. The
+public functions are run with a stand-in for the device: arrays of zeros in the place of device arrays, and
+`Kernel.launch` compiles what it is given and declares all lanes finished.
+"""
+import argparse
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+import numba
+import numpy as np
+
+import refnode
+from refnode import cuda_device
+from refnode.cuda_device import Kernel, is_simulated
+
+ARCHITECTURES = ((7, 5), (8, 0), (9, 0))
+FINISHED = 0
+
+
+def missing():
+    """Why kernels cannot be compiled here, or None."""
+    import importlib.util
+    if importlib.util.find_spec("numba_cuda") is None:
+        return "the package numba-cuda is not installed"
+    if is_simulated():
+        return "the simulator compiles nothing"
+    try:
+        compile_for(lambda: None, (), ARCHITECTURES[0])
+    except Exception as error:                  # a missing library of NVIDIA's is found out in many ways
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
+    return None
+
+
+def compile_for(function, types, architecture):
+    """The PTX of a kernel; whatever asks for the compute capability of the device is told ``architecture``."""
+    from numba import cuda
+    dispatcher = sys.modules[cuda.jit(lambda: None).__class__.__module__]
+    asked, dispatcher.get_current_device = dispatcher.get_current_device, lambda: _Device(architecture)
+    try:
+        return cuda.compile_ptx(function, types, cc=architecture)[0]
+    finally:
+        dispatcher.get_current_device = asked
+
+
+class _Device:
+    def __init__(self, compute_capability):
+        self.compute_capability = compute_capability
+
+
+class Record:
+    """Every kernel launched while it is in force: {(kernel, sizes, field): (source, argument types)}."""
+
+    def __enter__(self):
+        self.found, self._kept = {}, {}
+        self._put(Kernel, "launch", lambda kernel, field, sizes, lanes, arguments: self._note(kernel, field, sizes, arguments))
+        for module in list(sys.modules.values()):
+            if getattr(module, "__name__", "").startswith("refnode"):
+                for name, stand_in in STAND_INS.items():
+                    if hasattr(module, name):
+                        self._put(module, name, stand_in)
+        return self
+
+    def _put(self, owner, name, value):
+        self._kept[owner, name] = getattr(owner, name)
+        setattr(owner, name, value)
+
+    def _note(self, kernel, field, sizes, arguments):
+        types = tuple(numba.typeof(argument) for argument in arguments)
+        self.found[kernel.__name__, field.name, sizes] = kernel.source(field, sizes), types
+        arguments[-1][:] = FINISHED
+
+    def __exit__(self, *_):
+        for (owner, name), value in self._kept.items():
+            setattr(owner, name, value)
+
+
+class _HostArray(np.ndarray):
+    def copy_to_host(self):
+        return np.array(self)
+
+
+STAND_INS = {
+    "missing": lambda: None,
+    "to_device": lambda array, dtype=None: np.array(array, dtype=dtype, order="C").view(_HostArray),
+    "device_array": lambda shape, dtype: np.zeros(shape, dtype).view(_HostArray),
+    "wave_bytes": lambda: 2**20,
+}
+
+
+def cases(quick=False):
+    """Run the public functions for the fields and methods to be compiled."""
+    import refnode.sensitivity.batch_gradient_cuda                       # so that its names are replaced too
+    from refnode.fields.classical import CLASSICAL
+    names = ["lorenz"] if quick else ["lotka_volterra", "lorenz", *sorted(set(CLASSICAL) - {"lotka_volterra", "lorenz"})]
+    with Record() as record:
+        for name in names:
+            for method in ("dopri5", "dop853") if name == "lorenz" and not quick else ("dopri5",):
+                for dtype in ("float64", "float32") if name in ("lotka_volterra", "lorenz") else ("float64",):
+                    run_all(name, method, dtype)
+    return record.found
+
+
+def run_all(name, method, dtype):
+    """Forward solve, tangents and adjoint of one problem on the stand-in."""
+    from refnode.problems.catalogue import CATALOGUE
+    problem = CATALOGUE[name]()
+    batch = refnode.Batch(problem.field, problem.y0[None], problem.theta, (problem.t0, problem.t1), problem.ts,
+                          refnode.losses.sum_of_squares())
+    options = {"method": method, "device": "cuda", "dtype": dtype}
+    refnode.solve_batch(batch, **options)
+    for sensitivity in ("discrete", "discrete_forward"):
+        refnode.gradient_batch(batch, sensitivity, **options)
+
+
+# --- what ptxas says ------------------------------------------------------------------------------
+
+FIGURES = {"registers": r"Used (\d+) registers", "stack": r"(\d+) bytes stack frame",
+           "spill stores": r"(\d+) bytes spill stores", "spill loads": r"(\d+) bytes spill loads"}
+
+
+def figures(ptx, architecture):
+    """Registers, stack frame and spills of a kernel, or {} without ptxas."""
+    ptxas = shutil.which("ptxas")
+    if ptxas is None:
+        return {}
+    supported = re.search(r"release (\d+\.\d+)", subprocess.run([ptxas, "--version"], capture_output=True, text=True).stdout)
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "kernel.ptx"
+        path.write_text(at_most_version(ptx, supported[1]))
+        told = subprocess.run([ptxas, f"-arch=sm_{''.join(map(str, architecture))}", "-v", "-o", str(path) + ".bin", str(path)],
+                              capture_output=True, text=True)
+    if told.returncode:
+        raise RuntimeError(told.stderr)
+    return {name: max(int(number) for number in re.findall(pattern, told.stderr)) for name, pattern in FIGURES.items()}
+
+
+def at_most_version(ptx, release):
+    """PTX whose version an older ptxas accepts: the kernels use no instruction newer than PTX 6."""
+    major, minor = map(int, release.split("."))
+    newest = f"{major - 4}.{minor}"                              # PTX 9.0 came with CUDA 13.0, 8.0 with 12.0
+    return re.sub(r"^\.version .*$", f".version {newest}", ptx, count=1, flags=re.MULTILINE)
+
+
+HEADER = """# Every CUDA kernel, compiled without a GPU
+
+Made by `python validation/cuda/compile_ptx.py --write validation/results/cuda_ptx.md`. Nothing here has run: it says that the
+kernels compile, and what the compiler makes of them. *Stack* is local memory of a thread in bytes (states and slopes lie there), *spills* are
+registers that did not fit. {tools}
+
+| kernel | field | method | numbers | architecture | PTX bytes | registers | stack | spill stores | spill loads |
+|---|---|---|---|---|---|---|---|---|---|
+"""
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", metavar="FILE", type=pathlib.Path)
+    parser.add_argument("--quick", action="store_true", help="one field")
+    parser.add_argument("--architectures", default="75,80,90", help="default: 75,80,90")
+    options = parser.parse_args(arguments)
+    why = missing()
+    if why:
+        sys.exit(f"kernels cannot be compiled here: {why}")
+    wanted = [each for each in ARCHITECTURES if f"{each[0]}{each[1]}" in options.architectures.split(",")]
+    rows = []
+    for (kernel, field, sizes), (source, types) in cases(options.quick).items():
+        for architecture in wanted:
+            started = time.perf_counter()
+            ptx = compile_for(source, types, architecture)
+            seen = figures(ptx, architecture)
+            cells = [kernel, field, sizes.tableau.name, sizes.real, f"sm_{architecture[0]}{architecture[1]}", len(ptx),
+                     *(seen.get(name, "-") for name in FIGURES)]
+            rows.append("| " + " | ".join(map(str, cells)) + " |")
+            print(rows[-1], f"{time.perf_counter() - started:.1f} s", flush=True)
+    if options.write:
+        from importlib.metadata import version
+        tools = f"numba {numba.__version__}, numba-cuda {version('numba-cuda')}, " + (
+            "ptxas of " + subprocess.run(["ptxas", "--version"], capture_output=True, text=True).stdout.splitlines()[-1]
+            if shutil.which("ptxas") else "no ptxas") + "."
+        options.write.write_text(HEADER.format(tools=tools) + "\n".join(rows) + "\n")
+
+
+if __name__ == "__main__":
+    main()
