@@ -12,6 +12,7 @@ import math
 import types as python_types
 
 import numpy as np
+from numba import njit
 from numba.core import config
 from numba.core.dispatcher import Dispatcher
 from numba.core.errors import NumbaError
@@ -104,7 +105,9 @@ def facts():
 
 # --- bodies on the device -------------------------------------------------------------------------
 
+@njit
 def _sign(x):
+    """-1, 0 or 1."""
     return math.copysign(1.0, x) if x != 0.0 else x
 
 
@@ -115,9 +118,6 @@ NUMPY_FUNCTIONS = {
     "abs": math.fabs, "absolute": math.fabs, "fabs": math.fabs, "power": math.pow, "arcsin": math.asin,
     "arccos": math.acos, "arctan": math.atan, "arctan2": math.atan2, "arcsinh": math.asinh, "arccosh": math.acosh,
     "arctanh": math.atanh, "sign": _sign}
-
-REPLACED = {}        # functions that choose a body by the type of what they are given -> that body on the device
-
 
 class _Module(python_types.ModuleType):
     """``numpy`` or ``math`` as a body on the device sees it: with functions that CUDA has, and its own constants."""
@@ -157,8 +157,8 @@ def _on_device(value, real):
     """What stands on the device for a global, a closure's value or a constant of a body."""
     if value is np or value is math:
         return _module(value, real)
-    if isinstance(value, python_types.FunctionType) and (value in REPLACED or value is _sign):
-        return device_form(REPLACED.get(value, value), real)
+    if isinstance(value, python_types.FunctionType):            # one that chooses its body by the types it is given
+        value = getattr(value, "on_device", value)
     if isinstance(value, Dispatcher):
         return device_form(value, real)
     if type(value) is float and real == "float32":

@@ -9,16 +9,14 @@ Lanes are taken in waves whose steps fit into memory. A kernel returns after a s
 import numpy as np
 
 from refnode.cuda_device import (
-    REPLACED, Kernel, Sizes, cuda_module, device_array, is_simulated, to_device)
+    Kernel, Sizes, cuda_module, device_array, is_simulated, to_device)
 from refnode.errors import InvalidInputError
 from refnode.fields.user_forms import RETURNING, argument_count
 from refnode.linalg import copy_into
 from refnode.solve.batch import Samples
 from refnode.solve.integrate import (
-    EVALUATIONS, FULL, KEEP, KEEP_TAPE, RUNNING, SEEN, SLICE, STEPS, attempt, integrate, step_and_test)
-from refnode.steppers.system import Plain, evaluate, plain_rhs
-
-REPLACED.update({evaluate: plain_rhs, attempt: step_and_test})      # a lane integrates a plain field
+    EVALUATIONS, FULL, KEEP, KEEP_TAPE, RUNNING, SEEN, SLICE, STEPS, integrate)
+from refnode.steppers.system import Plain
 
 cuda = cuda_module()           # of this name the simulator puts its own in a kernel's place
 

@@ -211,6 +211,9 @@ def attempt(f, method, tolerance, t, h, y, theta, counts, y1, k, tape, z):
     return body(f, method, tolerance, t, h, y, theta, counts, y1, k, tape, z)
 
 
+attempt.on_device = step_and_test                       # a GPU steps no other system
+
+
 @overload(attempt, jit_options=BODY)
 def _attempt(f, method, tolerance, t, h, y, theta, counts, y1, k, tape, z):
     body = ATTEMPTS.get(f.instance_class, step_and_test)

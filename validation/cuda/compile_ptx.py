@@ -114,7 +114,7 @@ def run_all(name, method, dtype):
     from refnode.problems.catalogue import CATALOGUE
     problem = CATALOGUE[name]()
     batch = refnode.Batch(problem.field, problem.y0[None], problem.theta, (problem.t0, problem.t1), problem.ts,
-                          refnode.losses.sum_of_squares())
+                          refnode.losses.terminal(np.sum, np.ones_like))
     options = {"method": method, "device": "cuda", "dtype": dtype}
     refnode.solve_batch(batch, **options)
     for sensitivity in ("discrete", "discrete_forward"):

@@ -1,0 +1,219 @@
+"""What every CUDA kernel is held to: programs that run on any device and return arrays.
+
+In the simulator this file is a program, since the simulator needs a process of its own; `test_cuda.py` compares
+what it writes with the compiled CPU. On a GPU the same programs run in the tests' own process.
+
+    NUMBA_ENABLE_CUDASIM=1 NUMBA_DISABLE_JIT=1 python tests/cuda_battery.py FILE.npz
+"""
+import contextlib
+import sys
+import warnings
+
+import numpy as np
+
+from batches import BATCHES, LV, explosive
+from refnode import Batch, gradient_batch, losses, solve_batch
+from refnode.cuda_device import Kernel
+from refnode.problems.catalogue import CATALOGUE
+
+OPTIONS = {"dopri5": {}, "dop853": {"method": "dop853", "rtol": 1e-4},
+           "tsit5": {"method": "tsit5", "tstops": True, "controller": "PID"}, "rk4": {"method": "rk4", "n_steps": 7}}
+SHORT = {"n_steps": 4}
+
+
+def flat(values):
+    """Arrays of one entry a sample, ragged or not, as one array."""
+    return np.concatenate([np.ravel(value) for value in values]) if isinstance(values, list) else np.asarray(values)
+
+
+def of_solution(solution):
+    return {"y": flat(solution.y), "y1": solution.y1, "status": solution.status, "n_steps": solution.n_steps,
+            "n_rejected": solution.n_rejected, "nfev": solution.nfev}
+
+
+def of_gradient(found):
+    return {**{name: flat(getattr(found, name)) for name in ("loss", "y0", "theta", "t0", "t1", "ts", "status")},
+            "n_steps": found.stats["n_steps"]}
+
+
+def catalogue_pair(name):
+    """A problem of the catalogue on a short interval and a neighbour, with parameters of their own."""
+    problem = CATALOGUE[name]()
+    span, shrink = problem.t1 - problem.t0, 2.0**-6
+    return Batch(problem.field, np.stack([problem.y0, 1.0625 * problem.y0]),
+                 np.stack([problem.theta, 0.96875 * problem.theta]), (problem.t0, problem.t0 + shrink * span),
+                 problem.t0 + shrink * (problem.ts - problem.t0), losses.sum_of_squares())
+
+
+def solves(name, options):
+    return lambda device: of_solution(solve_batch(BATCHES[name], device=device, **OPTIONS[options]))
+
+
+def gradients(name, options, sensitivity="discrete"):
+    return lambda device: of_gradient(gradient_batch(BATCHES[name], sensitivity, device=device, **OPTIONS[options]))
+
+
+def catalogue_gradient(name):
+    return lambda device: of_gradient(gradient_batch(catalogue_pair(name), device=device, **SHORT))
+
+
+# name -> (the kernels it is a case of, program)
+FORWARD, KEPT = {"integrate_lanes"}, {"integrate_lanes_kept", "time_lanes"}
+PROGRAMS = {
+    **{f"solve {name} {options}": (FORWARD, solves(name, options)) for name in BATCHES for options in OPTIONS},
+    **{f"discrete {name} {options}": (KEPT | {"pull_lanes"}, gradients(name, options)) for name in BATCHES
+       for options in OPTIONS},
+    **{f"tangents {name} {options}": (KEPT | {"push_lanes"}, gradients(name, options, "discrete_forward"))
+       for name, options in (("predators", "dopri5"), ("oscillators", "dop853"), ("with_cost", "tsit5"))},
+    **{f"catalogue {name}": (KEPT | {"pull_lanes"}, catalogue_gradient(name)) for name in CATALOGUE},
+}
+
+
+def launched(program):
+    """What a program returns on the device, and the names of the kernels it launched."""
+    names, launch = set(), Kernel.launch
+
+    def noting(self, *arguments):
+        names.add(self.__name__)
+        launch(self, *arguments)
+    with replaced(Kernel, "launch", noting):
+        return program("cuda"), names
+
+
+@contextlib.contextmanager
+def replaced(owner, name, value):
+    kept = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, kept)
+
+
+def differences(found, expected):
+    """The largest difference of each array, over its largest finite entry; infinite where NaNs or shapes differ."""
+    return {name: difference(np.asarray(found[name]), np.asarray(expected[name])) for name in expected}
+
+
+def difference(found, expected):
+    if found.shape != expected.shape or not np.array_equal(np.isnan(found), np.isnan(expected)):
+        return np.inf
+    finite = np.isfinite(expected)
+    size = np.max(np.abs(expected[finite]), initial=0.0)
+    return np.max(np.abs(found[finite] - expected[finite]), initial=0.0) / (size or 1.0)
+
+
+# --- programs that compare the device with itself -------------------------------------------------
+
+def same(found, expected):
+    """Whether all arrays have the same bits."""
+    return all(np.array_equal(np.asarray(found[name]), np.asarray(expected[name]), equal_nan=True) for name in expected)
+
+
+def on_device(batch, **options):
+    return of_gradient(gradient_batch(batch, device="cuda", on_failure="skip", **options))
+
+
+def run_again():
+    """Twice the same call."""
+    return same(on_device(BATCHES["predators"]), on_device(BATCHES["predators"]))
+
+
+def small_waves():
+    """Lanes in waves of two, whose room for steps must grow."""
+    from refnode.solve import batch_cuda
+    whole, found = on_device(BATCHES["predators"]), []
+    with replaced(batch_cuda, "FIRST_LANES", 2), replaced(batch_cuda, "FIRST_STEPS", 2):
+        found.append(on_device(BATCHES["predators"]))
+    with replaced(batch_cuda, "WAVE_BYTES", 1):
+        found.append(on_device(BATCHES["predators"]))
+    return all(same(each, whole) for each in found)
+
+
+def short_launches():
+    """Three steps a launch."""
+    from refnode.sensitivity import batch_gradient_cuda
+    from refnode.solve import batch_cuda
+    programs = (lambda: on_device(BATCHES["predators"]), lambda: on_device(BATCHES["predators"], sensitivity="discrete_forward"),
+                lambda: of_solution(solve_batch(BATCHES["predators"], device="cuda")))
+    whole = [program() for program in programs]
+    with replaced(batch_cuda, "STEPS_OF_A_LAUNCH", 3), replaced(batch_gradient_cuda, "STEPS_OF_A_LAUNCH", 3):
+        return all(same(program(), expected) for program, expected in zip(programs, whole))
+
+
+def failing_lanes():
+    """A lane that blows up, and one whose slope is NaN: the others have the bits they have without them."""
+    good, bad = [0.25, 0.5, 0.75], [2.0, np.float64(1e200)]
+    without, beside = explosive(good), explosive([bad[0], good[0], bad[1], good[1], good[2]])
+    lanes = [1, 3, 4]
+    alone, found = on_device(without), on_device(beside)
+    whole, mixed = (of_solution(solve_batch(batch, device="cuda")) for batch in (without, beside))
+    per_lane = ("loss", "y0", "t0", "t1", "ts", "status", "n_steps")
+    return (all(np.array_equal(found[name][lanes], alone[name]) for name in per_lane)
+            and np.array_equal(found["theta"], alone["theta"])
+            and all(np.array_equal(mixed[name][lanes], whole[name]) for name in whole)
+            and all(mixed["status"][[0, 2]] < 0) and np.isnan(found["y0"][[0, 2]]).all())
+
+
+def other_order():
+    """Lanes in another order."""
+    order = [4, 2, 0, 5, 1, 3]
+    whole, found = on_device(BATCHES["predators"]), on_device(BATCHES["predators"].take(order))
+    return all(np.array_equal(found[name], whole[name][order], equal_nan=True)
+               for name in ("loss", "y0", "theta", "t0", "t1", "status", "n_steps"))
+
+
+ITSELF = {program.__name__: program for program in (run_again, small_waves, short_launches, failing_lanes, other_order)}
+
+
+def dot_products():
+    """|<y_bar, J x_tan> - <J^T y_bar, x_tan>| over the sum of the products' magnitudes, on the device, for each method."""
+    from refnode.sensitivity.batch_gradient_cuda import DeviceSweep
+    from refnode.solve.batch_cuda import DeviceSamples
+    from refnode.solve.options import SolveOptions
+    rng, errors = np.random.default_rng(5), []
+    for name, options in (("predators", "dopri5"), ("predators", "dop853"), ("predators", "tsit5"), ("oscillators", "rk4")):
+        batch = BATCHES[name]
+        samples = DeviceSamples(batch, batch.field, batch.y0, SolveOptions.of(**OPTIONS[options]), keep=True)
+        sweep = DeviceSweep(samples)
+        for wave in samples.waves():
+            y0_tans, theta_tan = rng.standard_normal(batch.y0.shape), rng.standard_normal(batch.theta.shape[-1])
+            ys_tan, y1_tans = sweep.push(wave, y0_tans, theta_tan)
+            sweep.ys_bar[:], sweep.y1_bars[:] = rng.standard_normal(sweep.ys_bar.shape), rng.standard_normal(batch.y0.shape)
+            sweep.y_bars[:] = sweep.y1_bars
+            sweep.pull_wave(wave)
+        theta_bar = sweep.theta_bars.sum(axis=0) if batch.own_theta else sweep.theta_sum
+        out = [sweep.ys_bar * ys_tan, sweep.y1_bars * y1_tans]
+        back = [sweep.y_bars * y0_tans, theta_bar * theta_tan]
+        errors.append(abs(sum(map(np.sum, out)) - sum(map(np.sum, back))) / sum(np.sum(np.abs(part)) for part in out + back))
+    return np.array(errors)
+
+
+def single_precision():
+    """Differences of float32 to float64, over the largest entry, with given steps: solve, then gradient by both recipes."""
+    batch = BATCHES["oscillators"]
+    pairs = []
+    for program in (lambda dtype: of_solution(solve_batch(batch, device="cuda", dtype=dtype, n_steps=16)),
+                    lambda dtype: on_device(batch, dtype=dtype, n_steps=16),
+                    lambda dtype: on_device(batch, dtype=dtype, n_steps=16, sensitivity="discrete_forward")):
+        pairs.append(max(differences(program("float32"), program("float64")).values()))
+    return np.array(pairs)
+
+
+# --- the program ----------------------------------------------------------------------------------
+
+def everything():
+    """{name/array: values} of all programs in this file."""
+    found = {}
+    for name, (_, program) in PROGRAMS.items():
+        arrays, names = launched(program)
+        found.update({f"{name}/{key}": value for key, value in arrays.items()})
+        found[f"{name}/launched"] = np.array(sorted(names))
+    found.update({f"itself/{name}": np.array(program()) for name, program in ITSELF.items()})
+    found["dot_products"], found["single_precision"] = dot_products(), single_precision()
+    return found
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")             # a lane that fails divides by zero, which Python says aloud
+    np.savez(sys.argv[1], **everything())
