@@ -8,7 +8,7 @@ import platform
 import sys
 import time
 
-from refnode import cli_check, cli_conform, cli_problems
+from refnode import cli_check, cli_conform, cli_problems, cuda_device
 from refnode._version import __version__
 from refnode.errors import InvalidInputError, ProblemFileError, RefnodeError
 
@@ -181,4 +181,5 @@ def installation():
     cache = cache_info()
     yield "cache", f"{cache['path']}, {cache['files']} files, {cache['bytes'] / 2**20:.1f} MiB"
     yield "threads", f"{numba.config.NUMBA_NUM_THREADS} (NUMBA_NUM_THREADS), {os.cpu_count()} processors"
+    yield "CUDA", cuda_device.facts()
     yield "JIT", "off (NUMBA_DISABLE_JIT)" if numba.config.DISABLE_JIT else "on"

@@ -83,12 +83,14 @@ def chosen_device(device):
     raise BackendError(f'device="cuda" cannot be used: {why}. device="cpu" works; device="auto" takes what there is')
 
 
-def checked_real(dtype):
-    """``"float64"`` or ``"float32"``, the numbers of state and parameters on the device."""
-    name = np.dtype(dtype).name
-    if name not in REALS:
-        raise InvalidInputError(f"dtype must be one of {list(REALS)}, found {name!r}")
-    return name
+def device_and_real(device, dtype):
+    """Where to compute, as `chosen_device`, and in which numbers: ``"float64"`` or, on the GPU alone, ``"float32"``."""
+    device, real = chosen_device(device), np.dtype(dtype).name
+    if real not in REALS:
+        raise InvalidInputError(f"dtype must be one of {list(REALS)}, found {real!r}")
+    if device == "cpu" and real != "float64":
+        raise InvalidInputError(f'device="cpu" computes in float64, found dtype={real!r}')
+    return device, real
 
 
 def facts():
@@ -150,7 +152,22 @@ def device_form(function, real="float64"):
     cells = tuple(python_types.CellType(_on_device(cell.cell_contents, real)) for cell in body.__closure__ or ())
     code = body.__code__.replace(co_consts=tuple(_on_device(value, real) for value in body.__code__.co_consts))
     twin = python_types.FunctionType(code, {**body.__globals__, **own}, body.__name__, body.__defaults__, cells)
-    return cuda_module().jit(device=True)(twin)
+    compiled = cuda_module().jit(device=True)(twin)
+    if real == "float32" and not getattr(function, "is_higher_order", False):
+        return _with_single(compiled, code.co_varnames[:code.co_argcount])
+    return compiled
+
+
+NARROWED = {"h", "sigma"}    # differences of times, which are double: a formula on states takes them single
+
+
+def _with_single(formula, names):
+    """A formula that rounds its arguments of the names NARROWED to single."""
+    if not NARROWED & set(names):
+        return formula
+    passed = ", ".join(f"single({name})" if name in NARROWED else name for name in names)
+    return cuda_module().jit(device=True)(
+        eval(f"lambda {', '.join(names)}: formula({passed})", {"formula": formula, "single": np.float32}))
 
 
 def _on_device(value, real):

@@ -6,6 +6,7 @@ what it writes with the compiled CPU. On a GPU the same programs run in the test
     NUMBA_ENABLE_CUDASIM=1 NUMBA_DISABLE_JIT=1 python tests/cuda_battery.py FILE.npz
 """
 import contextlib
+import inspect
 import sys
 import warnings
 
@@ -155,6 +156,14 @@ def failing_lanes():
             and all(mixed["status"][[0, 2]] < 0) and np.isnan(found["y0"][[0, 2]]).all())
 
 
+def a_terminal_loss():
+    """The same as on the CPU where the loss looks at the observations and at the end."""
+    batch = BATCHES["predators"].replace(loss=at_both())
+    expected = of_gradient(gradient_batch(batch))
+    return all(max(differences(on_device(batch, sensitivity=name), expected).values()) < 1e-13
+               for name in ("discrete", "discrete_forward"))
+
+
 def other_order():
     """Lanes in another order."""
     order = [4, 2, 0, 5, 1, 3]
@@ -163,7 +172,8 @@ def other_order():
                for name in ("loss", "y0", "theta", "t0", "t1", "status", "n_steps"))
 
 
-ITSELF = {program.__name__: program for program in (run_again, small_waves, short_launches, failing_lanes, other_order)}
+ITSELF = {program.__name__: program for program in (run_again, small_waves, short_launches, failing_lanes, a_terminal_loss,
+                                                other_order)}
 
 
 def dot_products():
@@ -200,6 +210,99 @@ def single_precision():
     return np.array(pairs)
 
 
+# --- kernels that are wrong on purpose ------------------------------------------------------------
+
+MUTANTS = [              # kernel, a piece of its source, what stands there instead
+    ("integrate_lanes", "own, step = min(i, thetas.shape[1] - 1)", "own, step = 0"),
+    ("integrate_lanes", "copy(clock, clocks[:, i])", "pass"),
+    ("integrate_lanes", "copy(k[0], slopes1[:, i])", "pass"),
+    ("integrate_lanes", "copy(clocks[:, i], clock)", "copy(clocks[:, 0], clock)"),
+    ("integrate_lanes", "ts[:seen[i], i]", "ts[:seen[0], i]"),
+    ("integrate_lanes_kept", "own, step = min(i, thetas.shape[1] - 1)", "own, step = 0"),
+    ("integrate_lanes_kept", "if count[EVALUATIONS] == 0:", "if True:"),
+    ("integrate_lanes_kept", "k_extra[:, :, :, i]", "k_extra[:, :, :, 0]"),
+    ("integrate_lanes_kept", "copy(y[count[STEPS], :, i], y1s[:, i])", "pass"),
+    ("push_lanes", "copy(y_tan, y_tans[:, i])", "pass"),
+    ("push_lanes", "thetas[:, own]", "thetas[:, 0]"),
+    ("push_lanes", "counts[STEPS, i] + 1", "counts[STEPS, i]"),
+    ("pull_lanes", "add(ys_bar[:, :, i], position[OBSERVATION], y_bar)", "pass"),
+    ("pull_lanes", "thetas[:, own]", "thetas[:, 0]"),
+    ("pull_lanes", "theta_bars[:, i])", "theta_bars[:, 0])"),
+    ("pull_lanes", "copy(y_bars[:, i], y_bar)", "copy(y_bars[:, 0], y_bar)"),
+    ("time_lanes", "y0_bars[:, i]", "y0_bars[:, 0]"),
+    ("time_lanes", "y1_bars[:, i]", "y1_bars[:, 0]"),
+    ("time_lanes", "thetas[:, own]", "thetas[:, 0]"),
+]
+
+
+def every_kernel():
+    """{name: Kernel} of the package."""
+    import importlib
+    import pkgutil
+    import refnode
+    found = {}
+    for module in pkgutil.walk_packages(refnode.__path__, "refnode."):
+        if module.name.endswith("_cuda"):
+            found.update({name: value for name, value in vars(importlib.import_module(module.name)).items()
+                          if isinstance(value, Kernel) and value.__module__ == module.name})
+    return found
+
+
+def mutated(kernel, piece, instead):
+    """The function of a `Kernel`, with a piece of its source replaced."""
+    source = inspect.getsource(kernel.make).replace("@Kernel\n", "")
+    assert piece in source, f"{kernel.__name__} has no {piece!r}"
+    names = dict(kernel.make.__globals__)
+    exec(source.replace(piece, instead), names)
+    return names[kernel.__name__]
+
+
+def witness(name):
+    """What a wrong kernel of that name is to change: three steps a launch, own theta, ragged observations."""
+    from refnode.sensitivity import batch_gradient_cuda
+    from refnode.solve import batch_cuda
+    batch, options = BATCHES["predators"].take([2, 1, 5]).replace(loss=at_both()), {"device": "cuda", "rtol": 1e-3}
+    with (replaced(batch_cuda, "STEPS_OF_A_LAUNCH", 3), replaced(batch_gradient_cuda, "STEPS_OF_A_LAUNCH", 3),
+          replaced(Kernel, "launch", at_most(60, Kernel.launch))):
+        if name == "integrate_lanes":
+            return of_solution(solve_batch(batch, **options))
+        method = "dop853" if name == "integrate_lanes_kept" else "dopri5"
+        sensitivity = "discrete_forward" if name == "push_lanes" else "discrete"
+        return of_gradient(gradient_batch(batch, sensitivity, method=method, **options))
+
+
+def at_both():
+    """A loss of the observations and of the end."""
+    return losses.sum_of_squares() + losses.terminal(lambda y1: np.sum(y1**3), lambda y1: 3.0 * y1**2)
+
+
+def at_most(count, launch):
+    """A launch that refuses the one after ``count``: a wrong kernel may never end."""
+    left = iter(range(count))
+
+    def counted(*arguments):
+        next(left)
+        launch(*arguments)
+    return counted
+
+
+def uncaught_mutants():
+    """Wrong kernels whose results are within 1e-9 of the right ones; there should be none."""
+    kernels, field, uncaught = every_kernel(), BATCHES["predators"].field, []
+    expected = {name: witness(name) for name in kernels}
+    for name, piece, instead in MUTANTS:
+        with replaced(kernels[name], "make", mutated(kernels[name], piece, instead)):
+            field.entries.clear()
+            try:
+                close = max(differences(witness(name), expected[name]).values()) < 1e-9
+            except Exception:
+                close = False
+        if close:
+            uncaught.append(f"{name}: {instead} in the place of {piece}")
+    field.entries.clear()
+    return uncaught
+
+
 # --- the program ----------------------------------------------------------------------------------
 
 def everything():
@@ -210,6 +313,7 @@ def everything():
         found.update({f"{name}/{key}": value for key, value in arrays.items()})
         found[f"{name}/launched"] = np.array(sorted(names))
     found.update({f"itself/{name}": np.array(program()) for name, program in ITSELF.items()})
+    found["uncaught mutants"] = np.array(uncaught_mutants(), dtype=str)
     found["dot_products"], found["single_precision"] = dot_products(), single_precision()
     return found
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 from numba import types
 
+from refnode.cuda_device import device_and_real
 from refnode.errors import IntegrationError, InvalidInputError
 from refnode.host_device import (
     BLOCK, INTEGERS, MATRIX, RHS, RHS_VJP, VECTOR, driver, higher_order, host_device)
@@ -14,7 +15,7 @@ from refnode.sensitivity.forward_solve import check_first_call
 from refnode.sensitivity.gradient import checked_call, gradient
 from refnode.sensitivity.jumps import time_cotangents_kernel
 from refnode.solve.batch import (
-    BEGUN, BUDGET, END, INTEGER_MATRIX, SAMPLE, Samples, device_and_real, joint_options, require_control,
+    BEGUN, BUDGET, END, INTEGER_MATRIX, SAMPLE, Samples, joint_options, require_control,
     split_solution)
 from refnode.solve.integrate import EVALUATIONS, FINISHED, KEEP_TAPE, REJECTED, RUNNING, STEP_TOO_SMALL, STEPS
 from refnode.solve.run import entry_point, run_slices, where
@@ -257,8 +258,8 @@ def gradient_batch(batch, sensitivity="discrete", step_control="per_sample", on_
     BackendError
         If ``device="cuda"`` cannot be used; it names what is missing.
     """
-    require_control(step_control)
-    device, real = device_and_real(device, dtype, step_control)
+    device, real = device_and_real(device, dtype)
+    require_control(step_control, device)
     if on_failure not in ("raise", "skip"):
         raise InvalidInputError(f"on_failure must be 'raise' or 'skip', found {on_failure!r}")
     if batch.losses[0] is None:

@@ -8,8 +8,8 @@ import numpy as np
 from refnode.cuda_device import Kernel, cuda_module, device_array, to_device
 from refnode.errors import InvalidInputError
 from refnode.linalg import copy_into
-from refnode.sensitivity.batch_gradient import BatchSweep, add_rows, gradient_of_samples
-from refnode.sensitivity.cotangents import fill_slopes
+from refnode.sensitivity.batch_gradient import BatchSweep, add_rows, gradient_batch, gradient_of_samples
+from refnode.sensitivity.cotangents import Gradient, fill_slopes
 from refnode.sensitivity.discrete_adjoint import OBSERVATION, RECOMPUTE, SLICE, STEP, pull_through_steps, push_through_steps
 from refnode.sensitivity.jumps import time_cotangents_kernel
 from refnode.sensitivity.recipes import RECIPES
@@ -214,3 +214,11 @@ def gradient_on_device(batch, sensitivity, recipe, own, options, on_failure, rea
             sweep.seed(wave.start, wave.stop)
             sweep_wave(sweep, wave)
     return gradient_of_samples(samples, sweep, sensitivity, on_failure)
+
+
+def gradient_of_one(problem, sensitivity, real, options):
+    """`gradient` as a batch of one on a GPU."""
+    found = gradient_batch(problem.as_batch(), sensitivity, device="cuda", dtype=real, **options)
+    return Gradient(found.y0[0], found.theta, float(found.t0[0]), float(found.t1[0]), found.ts[0],
+                    {name: int(counts[0]) for name, counts in found.stats.items()}, float(found.loss[0]), sensitivity,
+                    lambda: found.solution[0])

@@ -9,7 +9,7 @@ import functools
 import numpy as np
 from numba import types
 
-from refnode.cuda_device import checked_real, chosen_device
+from refnode.cuda_device import device_and_real
 from refnode.errors import InvalidInputError
 from refnode.host_device import (
     BLOCK, INTEGERS, MATRIX, RHS, VECTOR, driver, higher_order)
@@ -318,8 +318,8 @@ def solve_batch(batch, step_control="per_sample", device="cpu", dtype="float64",
     BackendError
         If ``device="cuda"`` cannot be used; it names what is missing.
     """
-    require_control(step_control)
-    device, real = device_and_real(device, dtype, step_control)
+    device, real = device_and_real(device, dtype)
+    require_control(step_control, device)
     batch.field.check_first_call(batch.spans[0, 0], batch.y0[0], batch[0].theta)
     if step_control == "joint":
         stacked = batch.replace(loss=None).joint()
@@ -328,16 +328,6 @@ def solve_batch(batch, step_control="per_sample", device="cpu", dtype="float64",
     samples.run_forward(0)
     samples.give_back_tape()
     return samples.solution()
-
-
-def device_and_real(device, dtype, step_control):
-    """The device to run on and the numbers there, checked; see `solve_batch`."""
-    device, real = chosen_device(device), checked_real(dtype)
-    if device == "cuda" and step_control == "joint":
-        raise InvalidInputError('step_control="joint" runs on device="cpu": a GPU integrates every sample with steps of its own')
-    if device == "cpu" and real != "float64":
-        raise InvalidInputError(f'device="cpu" computes in float64, found dtype={real!r}')
-    return device, real
 
 
 def samples_on(device, real):
@@ -351,10 +341,12 @@ def samples_on(device, real):
 STEP_CONTROLS = ("per_sample", "joint")
 
 
-def require_control(step_control):
-    """Raise InvalidInputError unless there is such a step control."""
+def require_control(step_control, device):
+    """Raise InvalidInputError unless there is such a step control on the device."""
     if step_control not in STEP_CONTROLS:
         raise InvalidInputError(f"step_control must be one of {list(STEP_CONTROLS)}, found {step_control!r}")
+    if device == "cuda" and step_control == "joint":
+        raise InvalidInputError('step_control="joint" runs on device="cpu": a GPU integrates every sample with steps of its own')
 
 
 def joint_options(batch, size, options):
