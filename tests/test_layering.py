@@ -34,7 +34,7 @@ ALLOWED = {
     "likelihoods": {"errors", "layers", "losses"},
     "fields": FOUNDATIONS | {"checks", "layers"},
     "steppers": FOUNDATIONS,                            # never fields: a stepper is handed f, f_jvp, f_vjp
-    "solve": FOUNDATIONS | {"checks", "steppers", "fields.field", "fields.user_forms", "cuda_device"},
+    "solve": FOUNDATIONS | {"checks", "steppers", "fields.field", "cuda_device"},
     "field_check": {"errors", "checks", "gradcheck"},
     "sensitivity": FOUNDATIONS | {"checks", "steppers", "solve", "fields.field", "field_check", "cuda_device"},
     "problems": {"errors", "checks", "host_device", "fields", "losses", "interchange"},

@@ -11,7 +11,6 @@ import numpy as np
 from refnode.cuda_device import (
     Kernel, Sizes, cuda_module, device_array, is_simulated, to_device)
 from refnode.errors import InvalidInputError
-from refnode.fields.user_forms import RETURNING, argument_count
 from refnode.linalg import copy_into
 from refnode.solve.batch import Samples
 from refnode.solve.integrate import (
@@ -144,7 +143,7 @@ def require_device_field(field):
     if not field.compiled and not is_simulated():
         raise InvalidInputError(f'device="cuda" needs a field whose functions are compiled by numba.njit, found plain '
                                 f"Python in {field.name!r}")
-    if field.user_f is not field.f and argument_count(field.user_f) == RETURNING["f"]:
+    if field.returns_arrays:
         raise InvalidInputError(f'device="cuda" needs functions that write their result, dy[0] = ...: rhs(t, y, theta, dy); '
                                 f"{field.name!r} returns a new array, which a GPU cannot make")
 

@@ -21,6 +21,7 @@ import numpy as np
 import refnode
 from refnode import cuda_device
 from refnode.cuda_device import Kernel, is_simulated
+from refnode.problems.catalogue import CATALOGUE
 
 ARCHITECTURES = ((7, 5), (8, 0), (9, 0))
 FINISHED = 0
@@ -97,24 +98,69 @@ STAND_INS = {
 
 
 def cases(quick=False):
-    """Run the public functions for the fields and methods to be compiled."""
+    """[(kernel, field, sizes, source, types, architectures)]: Lorenz for all architectures, other fields for one."""
     import refnode.sensitivity.batch_gradient_cuda                       # so that its names are replaced too
-    from refnode.fields.classical import CLASSICAL
-    names = ["lorenz"] if quick else ["lotka_volterra", "lorenz", *sorted(set(CLASSICAL) - {"lotka_volterra", "lorenz"})]
-    with Record() as record:
-        for name in names:
-            for method in ("dopri5", "dop853") if name == "lorenz" and not quick else ("dopri5",):
-                for dtype in ("float64", "float32") if name in ("lotka_volterra", "lorenz") else ("float64",):
-                    run_all(name, method, dtype)
-    return record.found
+    found = []
+
+    def add(batch, method, dtype, architectures):
+        with Record() as record:
+            run_all(batch, method, dtype)
+        found.extend((*key, *value, architectures) for key, value in record.found.items())
+    lorenz = batch_of(CATALOGUE["lorenz"]())
+    for dtype in ("float64", "float32"):
+        add(lorenz, "dopri5", dtype, ARCHITECTURES)
+    if not quick:
+        add(lorenz, "dop853", "float64", ARCHITECTURES[1:2])
+        for name in sorted(set(CATALOGUE) - {"lorenz"}):
+            add(batch_of(CATALOGUE[name]()), "dopri5", "float64", ARCHITECTURES[1:2])
+        for batch in (perceptron(), with_cost()):
+            add(batch, "dopri5", "float64", ARCHITECTURES[1:2])
+    return found
 
 
-def run_all(name, method, dtype):
+def batch_of(problem, loss=refnode.losses.terminal(np.sum, np.ones_like)):
+    return refnode.Batch(problem.field, problem.y0[None], problem.theta, (problem.t0, problem.t1), problem.ts, loss)
+
+
+def perceptron():
+    """A field with a tape."""
+    field = refnode.fields.mlp_field((2, 8, 2), "tanh")
+    return batch_of(refnode.Problem(field, np.zeros(2), np.zeros(field.p), ts=[0.5]))
+
+
+def with_cost():
+    """A user's functions in the short form, and a running cost: closures around functions."""
+    @numba.njit
+    def rhs(t, y, theta, dy):
+        dy[0] = theta[0] * np.sqrt(y[0])
+
+    @numba.njit
+    def rhs_jvp(t, y, theta, t_tan, y_tan, theta_tan, dy_tan):
+        dy_tan[0] = theta_tan[0] * np.sqrt(y[0]) + 0.5 * theta[0] * y_tan[0] / np.sqrt(y[0])
+
+    @numba.njit
+    def rhs_vjp(t, y, theta, dy_bar, t_bar, y_bar, theta_bar):
+        y_bar[0] += 0.5 * theta[0] / np.sqrt(y[0]) * dy_bar[0]
+        theta_bar[0] += np.sqrt(y[0]) * dy_bar[0]
+
+    @numba.njit
+    def g(t, y, theta):
+        return np.exp(-t) * y[0]
+
+    @numba.njit
+    def g_jvp(t, y, theta, t_tan, y_tan, theta_tan):
+        return np.exp(-t) * (y_tan[0] - t_tan * y[0])
+
+    @numba.njit
+    def g_vjp(t, y, theta, g_bar, t_bar, y_bar, theta_bar):
+        t_bar[0] -= np.exp(-t) * y[0] * g_bar
+        y_bar[0] += np.exp(-t) * g_bar
+    field = refnode.VectorField(rhs, jvp=rhs_jvp, vjp=rhs_vjp, name="root")
+    return batch_of(refnode.Problem(field, [1.0], [1.0], ts=[0.5]), refnode.losses.running_cost(g, g_jvp, g_vjp))
+
+
+def run_all(batch, method, dtype):
     """Forward solve, tangents and adjoint of one problem on the stand-in."""
-    from refnode.problems.catalogue import CATALOGUE
-    problem = CATALOGUE[name]()
-    batch = refnode.Batch(problem.field, problem.y0[None], problem.theta, (problem.t0, problem.t1), problem.ts,
-                          refnode.losses.terminal(np.sum, np.ones_like))
     options = {"method": method, "device": "cuda", "dtype": dtype}
     refnode.solve_batch(batch, **options)
     for sensitivity in ("discrete", "discrete_forward"):
@@ -172,8 +218,8 @@ def main(arguments=None):
         sys.exit(f"kernels cannot be compiled here: {why}")
     wanted = [each for each in ARCHITECTURES if f"{each[0]}{each[1]}" in options.architectures.split(",")]
     rows = []
-    for (kernel, field, sizes), (source, types) in cases(options.quick).items():
-        for architecture in wanted:
+    for kernel, field, sizes, source, types, architectures in cases(options.quick):
+        for architecture in [each for each in architectures if each in wanted]:
             started = time.perf_counter()
             ptx = compile_for(source, types, architecture)
             seen = figures(ptx, architecture)
