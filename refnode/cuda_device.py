@@ -10,12 +10,13 @@ import functools
 import importlib.util
 import math
 import types as python_types
+import warnings
 
 import numpy as np
 from numba import njit
 from numba.core import config
 from numba.core.dispatcher import Dispatcher
-from numba.core.errors import NumbaError
+from numba.core.errors import NumbaError, NumbaExperimentalFeatureWarning
 
 from refnode.errors import BackendError, InvalidInputError
 
@@ -209,7 +210,9 @@ class Kernel:
             compiled = field.entries[self, sizes] = cuda_module().jit(self.source(field, sizes))
         threads = min(THREADS, lanes)
         try:
-            compiled[-(-lanes // threads), threads](*arguments)
+            with warnings.catch_warnings():     # functions as arguments are "experimental" to Numba
+                warnings.simplefilter("ignore", NumbaExperimentalFeatureWarning)
+                compiled[-(-lanes // threads), threads](*arguments)
         except NumbaError as error:
             raise InvalidInputError(f"field {field.name!r} cannot be compiled for CUDA, where a function may neither "
                                     f"allocate nor call Python: {_last_line(error)}") from error

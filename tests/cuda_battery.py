@@ -54,6 +54,11 @@ def gradients(name, options, sensitivity="discrete"):
     return lambda device: of_gradient(gradient_batch(BATCHES[name], sensitivity, device=device, **OPTIONS[options]))
 
 
+def from_checkpoints(name, options, sensitivity, checkpoints):
+    return lambda device: of_gradient(gradient_batch(BATCHES[name], sensitivity, device=device, checkpoints=checkpoints,
+                                                     **OPTIONS[options]))
+
+
 def catalogue_gradient(name):
     return lambda device: of_gradient(gradient_batch(catalogue_pair(name), device=device, **SHORT))
 
@@ -66,6 +71,11 @@ PROGRAMS = {
        for options in OPTIONS},
     **{f"tangents {name} {options}": (KEPT | {"push_lanes"}, gradients(name, options, "discrete_forward"))
        for name, options in (("predators", "dopri5"), ("oscillators", "dop853"), ("with_cost", "tsit5"))},
+    **{f"{sensitivity} {name} {options}": ({"integrate_lanes_placed", "pull_lanes_placed", "time_lanes"},
+                                           from_checkpoints(name, options, sensitivity, checkpoints))
+       for name, options, sensitivity, checkpoints in (
+           ("predators", "dopri5", "checkpointed", 3), ("predators", "dop853", "online", 2), ("networks", "rk4", "checkpointed", 2),
+           ("with_cost", "tsit5", "checkpointed", 100), ("oscillators", "rk4", "online", 3))},
     **{f"catalogue {name}": (KEPT | {"pull_lanes"}, catalogue_gradient(name)) for name in CATALOGUE},
 }
 
@@ -126,6 +136,7 @@ def small_waves():
     whole, found = on_device(BATCHES["predators"]), []
     with replaced(batch_cuda, "FIRST_LANES", 2), replaced(batch_cuda, "FIRST_STEPS", 2):
         found.append(on_device(BATCHES["predators"]))
+        found.append({**on_device(BATCHES["predators"], sensitivity="checkpointed", checkpoints=2)})
     with replaced(batch_cuda, "WAVE_BYTES", 1):
         found.append(on_device(BATCHES["predators"]))
     return all(same(each, whole) for each in found)
@@ -136,6 +147,7 @@ def short_launches():
     from refnode.sensitivity import batch_gradient_cuda
     from refnode.solve import batch_cuda
     programs = (lambda: on_device(BATCHES["predators"]), lambda: on_device(BATCHES["predators"], sensitivity="discrete_forward"),
+                lambda: on_device(BATCHES["networks"], sensitivity="checkpointed", checkpoints=2, method="rk4", n_steps=8),
                 lambda: of_solution(solve_batch(BATCHES["predators"], device="cuda")))
     whole = [program() for program in programs]
     with replaced(batch_cuda, "STEPS_OF_A_LAUNCH", 3), replaced(batch_gradient_cuda, "STEPS_OF_A_LAUNCH", 3):
@@ -231,6 +243,12 @@ MUTANTS = [              # kernel, a piece of its source, what stands there inst
     ("pull_lanes", "copy(y_bars[:, i], y_bar)", "copy(y_bars[:, 0], y_bar)"),
     ("time_lanes", "y0_bars[:, i]", "y0_bars[:, 0]"),
     ("time_lanes", "y1_bars[:, i]", "y1_bars[:, 0]"),
+    ("integrate_lanes_placed", "own, step = min(i, thetas.shape[1] - 1)", "own, step = 0"),
+    ("integrate_lanes_placed", "copy(y[0], y1s[:, i])", "pass"),
+    ("integrate_lanes_placed", "states[:, :, i]", "states[:, :, 0]"),
+    ("pull_lanes_placed", "thetas[:, own]", "thetas[:, 0]"),
+    ("pull_lanes_placed", "k[:, :, i]", "k[:, :, 0]"),
+    ("pull_lanes_placed", "add(ys_bar[:, :, i], position[OBSERVATION], y_bar)", "pass"),
     ("time_lanes", "thetas[:, own]", "thetas[:, 0]"),
 ]
 
@@ -264,6 +282,8 @@ def witness(name):
     batch, options = BATCHES["predators"].take([2, 1, 5]).replace(loss=at_both()), {"device": "cuda", "rtol": 1e-3}
     with (replaced(batch_cuda, "STEPS_OF_A_LAUNCH", 3), replaced(batch_gradient_cuda, "STEPS_OF_A_LAUNCH", 3),
           replaced(Kernel, "launch", at_most(60, Kernel.launch))):
+        if name.endswith("_placed"):
+            return of_gradient(gradient_batch(batch, "checkpointed", checkpoints=3, **options))
         if name == "integrate_lanes":
             return of_solution(solve_batch(batch, **options))
         method = "dop853" if name == "integrate_lanes_kept" else "dopri5"

@@ -9,6 +9,7 @@ from refnode.cuda_device import Kernel, cuda_module, device_array, to_device
 from refnode.errors import InvalidInputError
 from refnode.linalg import copy_into
 from refnode.sensitivity.batch_gradient import BatchSweep, add_rows, gradient_batch, gradient_of_samples
+from refnode.sensitivity.checkpointing_cuda import PlacedSamples, pull_placed_wave
 from refnode.sensitivity.cotangents import Gradient, fill_slopes
 from refnode.sensitivity.discrete_adjoint import OBSERVATION, RECOMPUTE, SLICE, STEP, pull_through_steps, push_through_steps
 from refnode.sensitivity.jumps import time_cotangents_kernel
@@ -108,11 +109,11 @@ class DeviceSweep(BatchSweep):
         return (*wave.extra_method, wave.counts, wave.times, wave.y, wave.k, wave.k_extra, wave.tape, wave.thetas, wave.ts,
                 wave.seen_there, wave.ys_step)
 
-    def positions(self, wave, step, observation):
-        """Where a sweep begins, (5, lanes)."""
+    def positions(self, wave, step, observation, recompute=True):
+        """Where a sweep begins, (5, lanes). Tapes are never kept with the steps, but filled again."""
         position = np.zeros((5, wave.lanes), dtype=np.int64)
         position[STEP], position[OBSERVATION], position[SLICE] = step, observation, STEPS_OF_A_LAUNCH
-        position[RECOMPUTE] = self.samples.field.tape_size > 0
+        position[RECOMPUTE] = recompute and self.samples.field.tape_size > 0
         return to_device(position)
 
     def run(self, kernel, wave, arguments):
@@ -136,12 +137,17 @@ class DeviceSweep(BatchSweep):
 
     def pull_wave(self, wave):
         """Cotangents of a wave's inputs, from the seeds of its lanes."""
+        own = slice(wave.start, wave.stop)
+        self.pull_by(wave, pull_lanes, lambda *bars: (*self.stored(wave), *bars),
+                     self.positions(wave, self.samples.counts[own, STEPS], wave.seen))
+
+    def pull_by(self, wave, kernel, arguments, positions):
+        """`pull_wave` by a kernel; ``arguments(positions, ys_bar, y_bars, theta_bars)`` is what it takes."""
         samples, real = self.samples, self.samples.real
         own, p = slice(wave.start, wave.stop), samples.thetas.shape[1]
         ys_bar, y_bars = to_device(wave.place(self.ys_bar), real), to_device(self.y_bars[own].T, real)
         theta_bars = to_device(np.zeros((p, wave.lanes)), real)
-        positions = self.positions(wave, samples.counts[own, STEPS], wave.seen)
-        self.run(pull_lanes, wave, (*self.stored(wave), positions, ys_bar, y_bars, theta_bars))
+        self.run(kernel, wave, arguments(positions, ys_bar, y_bars, theta_bars))
         self.y_bars[own] = y_bars.copy_to_host().T
         self.keep_theta(wave, theta_bars.copy_to_host().T.astype(np.float64))
         self.time_wave(wave, ys_bar, y_bars)
@@ -191,6 +197,8 @@ class DeviceSweep(BatchSweep):
 SWEEPS = {               # (equation, reversal) -> what takes a wave's seeds to its cotangents
     ("transpose", "stored"): DeviceSweep.pull_wave,
     ("tangent", "stored"): DeviceSweep.contract_wave,
+    ("transpose", "binomial"): pull_placed_wave,
+    ("transpose", "online"): pull_placed_wave,
 }
 
 
@@ -203,11 +211,13 @@ def gradient_on_device(batch, sensitivity, recipe, own, options, on_failure, rea
         If the recipe does not run there; lists those that do.
     """
     sweep_wave = SWEEPS.get((recipe.equation, recipe.reversal))
-    if sweep_wave is None or own:
+    if sweep_wave is None or set(own) - {"checkpoints"}:
         able = [name for name, row in RECIPES.items() if (row.equation, row.reversal) in SWEEPS]
-        raise InvalidInputError(f'device="cuda" has the recipes {able}, without options of their own; found '
+        raise InvalidInputError(f'device="cuda" has the recipes {able}, with no options of their own but checkpoints; found '
                                 f"{sensitivity!r}{' with ' + ', '.join(own) if own else ''}")
-    samples = DeviceSamples(batch, batch.flow_field, batch.flow_y0, options, keep=True, real=real)
+    arguments = batch, batch.flow_field, batch.flow_y0, options
+    samples = (DeviceSamples(*arguments, keep=True, real=real) if recipe.reversal == "stored" else
+               PlacedSamples(*arguments, real=real, reversal=recipe.reversal, **own))
     sweep = DeviceSweep(samples)
     for wave in samples.waves():
         if on_failure == "skip" or np.all(samples.status[:wave.stop] == FINISHED):

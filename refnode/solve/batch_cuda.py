@@ -95,14 +95,18 @@ class DeviceSamples(Samples):
     def __init__(self, batch, field, y0s, options, *, keep, real="float64"):
         super().__init__(batch, field, y0s, options, keep=False)
         require_device_field(batch.field)
-        self.keep, self.real = keep, real
+        self.keep, self.real, self.wave_of = keep, real, KeptWave if keep else Wave
         self.limits[KEEP], self.limits[KEEP_TAPE] = keep, False
         self.sizes = Sizes(options.tableau, self.n, real)
-        self.room = self.grids.shape[1] - 1 if options.fixed else FIRST_STEPS      # steps of a lane, if they are kept
+        self.room = max(self.grids.shape[1] - 1, 1) if options.fixed else FIRST_STEPS      # steps of a lane, if they are kept
 
     def row_bytes(self):
         """Bytes of one step of one lane."""
         return 8 + self.sizes.A.itemsize * self.n * (1 + self.s + self.extra)
+
+    def lane_bytes(self):
+        """Bytes of one lane beside its steps; small, but for fields with a tape."""
+        return self.sizes.A.itemsize * (self.s + 2) * self.field.tape_size
 
     def first_lanes(self):
         """How many lanes the first wave takes."""
@@ -112,14 +116,14 @@ class DeviceSamples(Samples):
         """How many lanes' steps fit into memory at one time, at least one."""
         if not self.keep:
             return len(self.batch)
-        return max(1, wave_bytes() // (self.row_bytes() * (self.room + 1)))
+        return max(1, wave_bytes() // (self.lane_bytes() + self.row_bytes() * (self.room + 1)))
 
     def waves(self):
         """Integrate all lanes, wave by wave; yields each `Wave`, finished, whose steps are then forgotten."""
         start, most = 0, self.first_lanes()
         while start < len(self.batch):
             stop = min(start + min(most, self.lanes_that_fit()), len(self.batch))
-            wave = Wave(self, start, stop)
+            wave = self.wave_of(self, start, stop)
             if wave.run():
                 wave.bring_back()
                 yield wave
@@ -164,6 +168,8 @@ def wave_bytes():
 class Wave:
     """Lanes ``start`` ... ``stop - 1`` on the device."""
 
+    kernel = integrate_lanes
+
     def __init__(self, samples, start, stop):
         self.samples, self.start, self.stop, self.lanes = samples, start, stop, stop - start
         own = slice(start, stop)
@@ -180,22 +186,19 @@ class Wave:
         self.ys_step = device_array((self.most, self.lanes), np.int64)
         self.status = to_device(np.full(self.lanes, RUNNING))
         self.tape = self._tape()
-        extra = samples.extra
-        if samples.keep:
-            steps = samples.room
-            self.times = device_array((steps + 1, self.lanes), f64)
-            self.y = device_array((steps + 1, samples.n, self.lanes), real)
-            self.k = device_array((steps * samples.s + 1, samples.n, self.lanes), real)
-            self.k_extra = device_array((steps, extra, samples.n, self.lanes), real)
-        else:
-            self.slopes1 = to_device(np.zeros((samples.n, self.lanes)), real)
-            self.k_extra = device_array((1, extra, samples.n, self.lanes), real)
+        self.history = self.make_history()
         sizes = samples.sizes
         self.extra_method = to_device(sizes.A_extra), to_device(sizes.c_extra)
         control, rtol, atol, blocks = samples.tolerance
         self.tolerance = (to_device(control, real), to_device(rtol, real), to_device(atol, real), to_device(blocks))
         samples.limits[SLICE] = STEPS_OF_A_LAUNCH
         self.limits = to_device(samples.limits)
+
+    def make_history(self):
+        """What stays from one launch to the next, as the kernel takes it: here the last slope alone."""
+        samples = self.samples
+        self.k_extra = device_array((1, samples.extra, samples.n, self.lanes), samples.real)
+        return (to_device(np.zeros((samples.n, self.lanes)), samples.real),)
 
     def place(self, rows):
         """(most, lanes) or (most, n, lanes) of what stands in a row, or in rows, for all observations of all samples."""
@@ -220,16 +223,14 @@ class Wave:
         return to_device(np.broadcast_to(header[None, :, None], (rows, field.tape_size, self.lanes)), self.samples.real)
 
     def arguments(self):
-        history = (self.times, self.y, self.k) if self.samples.keep else (self.slopes1,)
         return (*self.extra_method, *self.tolerance, self.grids, self.limits, self.thetas, self.clocks, self.counts,
-                self.y1s, *history, self.k_extra, self.tape, self.ts, self.seen_there, self.ys, self.ys_step, self.status)
+                self.y1s, *self.history, self.k_extra, self.tape, self.ts, self.seen_there, self.ys, self.ys_step, self.status)
 
     def run(self):
         """Integrate to the end; False if a lane did not have room for its steps."""
         samples = self.samples
-        kernel = integrate_lanes_kept if samples.keep else integrate_lanes
         while True:
-            kernel.launch(samples.field, samples.sizes, self.lanes, self.arguments())
+            self.kernel.launch(samples.field, samples.sizes, self.lanes, self.arguments())
             self.ended = self.status.copy_to_host()
             if np.any(self.ended == FULL):
                 return False
@@ -250,3 +251,17 @@ class Wave:
             place, lane = place[reached], lane[reached]
             samples.ys[rows][reached] = self.ys.copy_to_host()[place, :, lane]
             samples.ys_step[rows][reached] = self.ys_step.copy_to_host()[place, lane]
+
+
+class KeptWave(Wave):
+    """Lanes that keep all their steps."""
+
+    kernel = integrate_lanes_kept
+
+    def make_history(self):
+        samples, steps, real = self.samples, self.samples.room, self.samples.real
+        self.times = device_array((steps + 1, self.lanes), np.float64)
+        self.y = device_array((steps + 1, samples.n, self.lanes), real)
+        self.k = device_array((steps * samples.s + 1, samples.n, self.lanes), real)
+        self.k_extra = device_array((steps, samples.extra, samples.n, self.lanes), real)
+        return self.times, self.y, self.k

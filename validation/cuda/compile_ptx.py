@@ -14,9 +14,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 
 import numba
 import numpy as np
+from numba.core.errors import NumbaExperimentalFeatureWarning
 
 import refnode
 from refnode import cuda_device
@@ -98,23 +100,28 @@ STAND_INS = {
 
 
 def cases(quick=False):
-    """[(kernel, field, sizes, source, types, architectures)]: Lorenz for all architectures, other fields for one."""
+    """[(kernel, field, sizes, source, types, architectures)].
+
+    Every kernel for Lorenz and all architectures; also in single precision, by DOP853, for a field with a tape and for
+    one of closures; and every other classical field in the kernels that call all of its functions.
+    """
     import refnode.sensitivity.batch_gradient_cuda                       # so that its names are replaced too
     found = []
 
-    def add(batch, method, dtype, architectures):
+    def add(batch, method, dtype, architectures, kernels=None):
         with Record() as record:
             run_all(batch, method, dtype)
-        found.extend((*key, *value, architectures) for key, value in record.found.items())
-    lorenz = batch_of(CATALOGUE["lorenz"]())
-    for dtype in ("float64", "float32"):
-        add(lorenz, "dopri5", dtype, ARCHITECTURES)
+        found.extend((*key, *value, architectures) for key, value in record.found.items()
+                     if kernels is None or key[0] in kernels)
+    one, lorenz = ARCHITECTURES[1:2], batch_of(CATALOGUE["lorenz"]())
+    add(lorenz, "dopri5", "float64", ARCHITECTURES)
+    add(lorenz, "dopri5", "float32", one)
     if not quick:
-        add(lorenz, "dop853", "float64", ARCHITECTURES[1:2])
-        for name in sorted(set(CATALOGUE) - {"lorenz"}):
-            add(batch_of(CATALOGUE[name]()), "dopri5", "float64", ARCHITECTURES[1:2])
+        add(lorenz, "dop853", "float64", one)
         for batch in (perceptron(), with_cost()):
-            add(batch, "dopri5", "float64", ARCHITECTURES[1:2])
+            add(batch, "dopri5", "float64", one)
+        for name in sorted(set(CATALOGUE) - {"lorenz"}):
+            add(batch_of(CATALOGUE[name]()), "dopri5", "float64", one, ("integrate_lanes", "push_lanes", "pull_lanes"))
     return found
 
 
@@ -163,7 +170,7 @@ def run_all(batch, method, dtype):
     """Forward solve, tangents and adjoint of one problem on the stand-in."""
     options = {"method": method, "device": "cuda", "dtype": dtype}
     refnode.solve_batch(batch, **options)
-    for sensitivity in ("discrete", "discrete_forward"):
+    for sensitivity in ("discrete", "discrete_forward", "checkpointed"):
         refnode.gradient_batch(batch, sensitivity, **options)
 
 
@@ -216,6 +223,7 @@ def main(arguments=None):
     why = missing()
     if why:
         sys.exit(f"kernels cannot be compiled here: {why}")
+    warnings.simplefilter("ignore", NumbaExperimentalFeatureWarning)
     wanted = [each for each in ARCHITECTURES if f"{each[0]}{each[1]}" in options.architectures.split(",")]
     rows = []
     for kernel, field, sizes, source, types, architectures in cases(options.quick):
