@@ -228,8 +228,9 @@ class Sizes:
     """What a kernel is compiled for: sizes of arrays, and a method's coefficients as constants."""
 
     def __init__(self, tableau, n, real):
+        self.name, self.key = tableau.name, (tableau, n, real)
         self.tableau, self.n, self.real = tableau, n, real
-        self.s, self.extra = tableau.s, tableau.extra
+        self.s, self.extra, self.tape_rows = tableau.s, tableau.extra, tableau.s + 2
         self.A, self.b, self.c, self.E, self.P, self.A_extra, self.c_extra = (
             np.ascontiguousarray(array, dtype=real) for array in tableau.arrays)
         self.weights, self.dtype = self.P.shape[0], np.dtype(real).type
@@ -240,9 +241,16 @@ class Sizes:
     def __hash__(self):
         return hash(self.key)
 
-    @property
-    def key(self):
-        return self.tableau.name, id(self.tableau), self.n, self.real
+
+class SchemeSizes(Sizes):
+    """The same for a reversible method."""
+
+    def __init__(self, scheme, n, real):
+        self.name, self.key, self.n, self.real = scheme.name, (scheme, n, real), n, real
+        self.code, self.cost, self.coupling, *arrays = scheme.coefficients(n)
+        self.A, self.b, self.c = (np.ascontiguousarray(array, dtype=real) for array in arrays)
+        self.rows, self.evaluations = scheme.rows, scheme.evaluations(n)
+        self.tape_rows, self.dtype = self.evaluations, np.dtype(real).type
 
 
 def to_device(array, dtype=None):

@@ -59,6 +59,11 @@ def from_checkpoints(name, options, sensitivity, checkpoints):
                                                      **OPTIONS[options]))
 
 
+def undone(name, method):
+    batch = catalogue_pair("kepler") if name == "kepler" else BATCHES[name]
+    return lambda device: of_gradient(gradient_batch(batch, "reversible", device=device, method=method, n_steps=12))
+
+
 def catalogue_gradient(name):
     return lambda device: of_gradient(gradient_batch(catalogue_pair(name), device=device, **SHORT))
 
@@ -76,6 +81,9 @@ PROGRAMS = {
        for name, options, sensitivity, checkpoints in (
            ("predators", "dopri5", "checkpointed", 3), ("predators", "dop853", "online", 2), ("networks", "rk4", "checkpointed", 2),
            ("with_cost", "tsit5", "checkpointed", 100), ("oscillators", "rk4", "online", 3))},
+    **{f"reversible {name} {method}": ({"integrate_lanes_reversibly", "pull_lanes_reversibly", "time_lanes"}, undone(name, method))
+       for name, method in (("predators", "mccallum_foster(rk4)"), ("oscillators", "reversible_heun"), ("networks", "alf"),
+                            ("with_cost", "mccallum_foster(bosh3)"), ("kepler", "leapfrog"))},
     **{f"catalogue {name}": (KEPT | {"pull_lanes"}, catalogue_gradient(name)) for name in CATALOGUE},
 }
 
@@ -148,6 +156,7 @@ def short_launches():
     from refnode.solve import batch_cuda
     programs = (lambda: on_device(BATCHES["predators"]), lambda: on_device(BATCHES["predators"], sensitivity="discrete_forward"),
                 lambda: on_device(BATCHES["networks"], sensitivity="checkpointed", checkpoints=2, method="rk4", n_steps=8),
+                lambda: on_device(BATCHES["oscillators"], sensitivity="reversible", method="alf", n_steps=8),
                 lambda: of_solution(solve_batch(BATCHES["predators"], device="cuda")))
     whole = [program() for program in programs]
     with replaced(batch_cuda, "STEPS_OF_A_LAUNCH", 3), replaced(batch_gradient_cuda, "STEPS_OF_A_LAUNCH", 3):
@@ -249,6 +258,12 @@ MUTANTS = [              # kernel, a piece of its source, what stands there inst
     ("pull_lanes_placed", "thetas[:, own]", "thetas[:, 0]"),
     ("pull_lanes_placed", "k[:, :, i]", "k[:, :, 0]"),
     ("pull_lanes_placed", "add(ys_bar[:, :, i], position[OBSERVATION], y_bar)", "pass"),
+    ("integrate_lanes_reversibly", "thetas[:, own]", "thetas[:, 0]"),
+    ("integrate_lanes_reversibly", "grids[:grid_sizes[step], step]", "grids[:grid_sizes[step], 0]"),
+    ("integrate_lanes_reversibly", "rows_of(x[0], x1s[:, :, i])", "pass"),
+    ("pull_lanes_reversibly", "thetas[:, own]", "thetas[:, 0]"),
+    ("pull_lanes_reversibly", "grids[:grid_sizes[step], step]", "grids[:, 0]"),
+    ("pull_lanes_reversibly", "ys_bar[:seen[i], :, i]", "ys_bar[:seen[i], :, 0]"),
     ("time_lanes", "thetas[:, own]", "thetas[:, 0]"),
 ]
 
@@ -282,6 +297,9 @@ def witness(name):
     batch, options = BATCHES["predators"].take([2, 1, 5]).replace(loss=at_both()), {"device": "cuda", "rtol": 1e-3}
     with (replaced(batch_cuda, "STEPS_OF_A_LAUNCH", 3), replaced(batch_gradient_cuda, "STEPS_OF_A_LAUNCH", 3),
           replaced(Kernel, "launch", at_most(60, Kernel.launch))):
+        if name.endswith("_reversibly"):
+            return of_gradient(gradient_batch(batch, "reversible", method="mccallum_foster(rk4)", n_steps=12,
+                                              device="cuda"))
         if name.endswith("_placed"):
             return of_gradient(gradient_batch(batch, "checkpointed", checkpoints=3, **options))
         if name == "integrate_lanes":

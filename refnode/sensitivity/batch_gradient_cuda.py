@@ -3,6 +3,8 @@
 The bodies are those of `discrete_adjoint`; see `solve.batch_cuda` for lanes and waves. No lane adds to what
 another adds to: cotangents of a shared theta are summed on the host, in an order that never changes.
 """
+import functools
+
 import numpy as np
 
 from refnode.cuda_device import Kernel, cuda_module, device_array, to_device
@@ -14,6 +16,7 @@ from refnode.sensitivity.cotangents import Gradient, fill_slopes
 from refnode.sensitivity.discrete_adjoint import OBSERVATION, RECOMPUTE, SLICE, STEP, pull_through_steps, push_through_steps
 from refnode.sensitivity.jumps import time_cotangents_kernel
 from refnode.sensitivity.recipes import RECIPES
+from refnode.sensitivity.reversible_cuda import ReversibleSamples, pull_reversible_wave
 from refnode.solve.batch_cuda import STEPS_OF_A_LAUNCH, DeviceSamples
 from refnode.solve.integrate import FINISHED, RUNNING, STEPS
 
@@ -103,6 +106,22 @@ class DeviceSweep(BatchSweep):
     def __init__(self, samples):
         super().__init__(samples)
         self.times_bar = np.full(len(self.slopes), np.nan)
+        losses = samples.batch.losses
+        self.together = (hasattr(losses[0], "batched") and samples.batch.same_count
+                         and all(loss is losses[0] for loss in losses))
+
+    def seed(self, start, stop):
+        """As for the CPU; all samples at once, if all have finished and share a loss that can be evaluated so."""
+        samples, batch = self.samples, self.samples.batch
+        own, n = slice(start, stop), batch.y0.shape[1]
+        if not self.together or not np.all(samples.status[own] == FINISHED):
+            return super().seed(start, stop)
+        rows = slice(batch.ts_first[start], batch.ts_first[stop])
+        ys = samples.ys[rows, :n].reshape(stop - start, -1, n).transpose(0, 2, 1)
+        self.loss[own], ys_bar, self.y1_bars[own, :n] = batch.losses[0].batched(ys, samples.y1s[own, :n])
+        self.ys_bar[rows, :n] = ys_bar.transpose(0, 2, 1).reshape(-1, n)
+        self.y_bars[own] = self.y1_bars[own]
+        self._require_finite(start, stop, np.arange(start, stop))
 
     def stored(self, wave):
         """What both sweeps read, as their kernels take it."""
@@ -194,12 +213,13 @@ class DeviceSweep(BatchSweep):
         return self.times_bar
 
 
-SWEEPS = {               # (equation, reversal) -> what takes a wave's seeds to its cotangents
-    ("transpose", "stored"): DeviceSweep.pull_wave,
-    ("tangent", "stored"): DeviceSweep.contract_wave,
-    ("transpose", "binomial"): pull_placed_wave,
-    ("transpose", "online"): pull_placed_wave,
+SWEEPS = {               # (equation, reversal) -> the samples, and what takes a wave's seeds to its cotangents
+    ("transpose", "stored"): (functools.partial(DeviceSamples, keep=True), DeviceSweep.pull_wave),
+    ("tangent", "stored"): (functools.partial(DeviceSamples, keep=True), DeviceSweep.contract_wave),
+    ("transpose", "binomial"): (functools.partial(PlacedSamples, reversal="binomial"), pull_placed_wave),
+    ("transpose", "online"): (functools.partial(PlacedSamples, reversal="online"), pull_placed_wave),
 }
+REVERSIBLE_SWEEPS = {("transpose", "inverted"): (ReversibleSamples, pull_reversible_wave)}         # of methods with an inverse step
 
 
 def gradient_on_device(batch, sensitivity, recipe, own, options, on_failure, real):
@@ -210,20 +230,28 @@ def gradient_on_device(batch, sensitivity, recipe, own, options, on_failure, rea
     InvalidInputError
         If the recipe does not run there; lists those that do.
     """
-    sweep_wave = SWEEPS.get((recipe.equation, recipe.reversal))
-    if sweep_wave is None or set(own) - {"checkpoints"}:
-        able = [name for name, row in RECIPES.items() if (row.equation, row.reversal) in SWEEPS]
-        raise InvalidInputError(f'device="cuda" has the recipes {able}, with no options of their own but checkpoints; found '
-                                f"{sensitivity!r}{' with ' + ', '.join(own) if own else ''}")
-    arguments = batch, batch.flow_field, batch.flow_y0, options
-    samples = (DeviceSamples(*arguments, keep=True, real=real) if recipe.reversal == "stored" else
-               PlacedSamples(*arguments, real=real, reversal=recipe.reversal, **own))
+    samples_of, sweep_wave = sweep_on_device(sensitivity, recipe, own, options)
+    samples = samples_of(batch, batch.flow_field, batch.flow_y0, options, real=real, **own)
     sweep = DeviceSweep(samples)
     for wave in samples.waves():
         if on_failure == "skip" or np.all(samples.status[:wave.stop] == FINISHED):
             sweep.seed(wave.start, wave.stop)
             sweep_wave(sweep, wave)
     return gradient_of_samples(samples, sweep, sensitivity, on_failure)
+
+
+def sweep_on_device(sensitivity, recipe, own, options):
+    """The samples and the sweep of a recipe for the method asked for, or InvalidInputError."""
+    table = SWEEPS if options.scheme is None else REVERSIBLE_SWEEPS
+    found = table.get((recipe.equation, recipe.reversal))
+    if found is None or set(own) - {"checkpoints"}:
+        able = [[name for name, row in RECIPES.items() if (row.equation, row.reversal) in sweeps]
+                for sweeps in (SWEEPS, REVERSIBLE_SWEEPS)]
+        raise InvalidInputError(
+            f'device="cuda" has the recipes {able[0]} for Runge-Kutta methods and {able[1]} for reversible ones, with no '
+            f"options of their own but checkpoints; found {sensitivity!r} for {(options.scheme or options.tableau).name!r}"
+            f"{', ' + ', '.join(own) if own else ''}")
+    return found
 
 
 def gradient_of_one(problem, sensitivity, real, options):

@@ -99,12 +99,20 @@ class Samples:
         self.s, self.extra, self.n = table.s, table.extra, size
         self.tolerance = (options.control, *_tolerances(batch, y0s, options), np.array([0, size]))
         self.grids = _grids(batch, options)
-        self.thetas = np.atleast_2d(batch.theta)
-        self.limits = np.zeros(6, dtype=np.int64)
+        self.make_results()
         self.limits[MAX_STEPS] = self.grids.shape[1] or options.max_steps
         self.limits[KEEP], self.limits[KEEP_TAPE] = keep, keep and self.field.tape_size > 0
         self.limits[DENSE], self.limits[STOP_AT_TS] = False, options.tstops
-        self.clocks = np.tile([0.0, options.first_step or 0.0, 1.0, 1.0, 0.0], (count, 1))
+        self.position = np.array([0, count, 1, 0])
+        self.z, self.w = np.empty(size), np.empty(table.P.shape[0])
+        self._allocate(self._first_capacity() if keep else 1)
+
+    def make_results(self):
+        """Parameters, limits, clocks and counts of all samples, and room for their results."""
+        batch, (count, size) = self.batch, self.y0s.shape
+        self.thetas = np.atleast_2d(batch.theta)
+        self.limits = np.zeros(6, dtype=np.int64)
+        self.clocks = np.tile([0.0, self.options.first_step or 0.0, 1.0, 1.0, 0.0], (count, 1))
         self.clocks[:, [T, T_END]] = batch.spans
         self.counts = np.zeros((count, 6), dtype=np.int64)
         self.y1s = np.full((count, size), np.nan)
@@ -112,9 +120,6 @@ class Samples:
         self.ys_step = np.empty(batch.ts.size, dtype=np.int64)
         self.first = np.zeros(count + 1, dtype=np.int64)
         self.status = np.full(count, RUNNING)
-        self.position = np.array([0, count, 1, 0])
-        self.z, self.w = np.empty(size), np.empty(table.P.shape[0])
-        self._allocate(self._first_capacity() if keep else 1)
 
     def _first_capacity(self):
         """Steps to make room for at first: as many as fit into POOL_BYTES, but some."""

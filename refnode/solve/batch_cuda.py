@@ -187,12 +187,16 @@ class Wave:
         self.status = to_device(np.full(self.lanes, RUNNING))
         self.tape = self._tape()
         self.history = self.make_history()
-        sizes = samples.sizes
-        self.extra_method = to_device(sizes.A_extra), to_device(sizes.c_extra)
-        control, rtol, atol, blocks = samples.tolerance
-        self.tolerance = (to_device(control, real), to_device(rtol, real), to_device(atol, real), to_device(blocks))
+        self.make_method()
         samples.limits[SLICE] = STEPS_OF_A_LAUNCH
         self.limits = to_device(samples.limits)
+
+    def make_method(self):
+        """What a kernel does not have as constants."""
+        samples, real = self.samples, self.samples.real
+        self.extra_method = to_device(samples.sizes.A_extra), to_device(samples.sizes.c_extra)
+        control, rtol, atol, blocks = samples.tolerance
+        self.tolerance = (to_device(control, real), to_device(rtol, real), to_device(atol, real), to_device(blocks))
 
     def make_history(self):
         """What stays from one launch to the next, as the kernel takes it: here the last slope alone."""
@@ -215,7 +219,7 @@ class Wave:
 
     def _tape(self):
         """Scratch for the evaluations of one step, with the field's header; the reverse sweep refills it."""
-        field, rows = self.samples.field, self.samples.s + 2
+        field, rows = self.samples.field, self.samples.sizes.tape_rows
         if field.tape_size == 0:
             return device_array((rows, 0, self.lanes), self.samples.real)
         header = np.zeros(field.tape_size)

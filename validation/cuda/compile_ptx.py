@@ -172,6 +172,8 @@ def run_all(batch, method, dtype):
     refnode.solve_batch(batch, **options)
     for sensitivity in ("discrete", "discrete_forward", "checkpointed"):
         refnode.gradient_batch(batch, sensitivity, **options)
+    if method == "dopri5":
+        refnode.gradient_batch(batch, "reversible", **{**options, "method": "mccallum_foster(rk4)"}, n_steps=4)
 
 
 # --- what ptxas says ------------------------------------------------------------------------------
@@ -231,7 +233,7 @@ def main(arguments=None):
             started = time.perf_counter()
             ptx = compile_for(source, types, architecture)
             seen = figures(ptx, architecture)
-            cells = [kernel, field, sizes.tableau.name, sizes.real, f"sm_{architecture[0]}{architecture[1]}", len(ptx),
+            cells = [kernel, field, sizes.name, sizes.real, f"sm_{architecture[0]}{architecture[1]}", len(ptx),
                      *(seen.get(name, "-") for name in FIGURES)]
             rows.append("| " + " | ".join(map(str, cells)) + " |")
             print(rows[-1], f"{time.perf_counter() - started:.1f} s", flush=True)
