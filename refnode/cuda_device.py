@@ -255,7 +255,8 @@ class SchemeSizes(Sizes):
 
 def to_device(array, dtype=None):
     """A contiguous copy of an array on the device."""
-    return cuda_module().to_device(np.ascontiguousarray(array, dtype=dtype))
+    array = np.ascontiguousarray(array, dtype=dtype)
+    return cuda_module().to_device(array) if array.size else device_array(array.shape, array.dtype)
 
 
 def device_array(shape, dtype):

@@ -7,6 +7,7 @@ public functions are run with a stand-in for the device: arrays of zeros in the 
 `Kernel.launch` compiles what it is given and declares all lanes finished.
 """
 import argparse
+import fnmatch
 import pathlib
 import re
 import shutil
@@ -99,7 +100,7 @@ STAND_INS = {
 }
 
 
-def cases(quick=False):
+def cases(quick=False, only="*"):
     """[(kernel, field, sizes, source, types, architectures)].
 
     Every kernel for Lorenz and all architectures; also in single precision, by DOP853, for a field with a tape and for
@@ -112,7 +113,7 @@ def cases(quick=False):
         with Record() as record:
             run_all(batch, method, dtype)
         found.extend((*key, *value, architectures) for key, value in record.found.items()
-                     if kernels is None or key[0] in kernels)
+                     if (kernels is None or key[0] in kernels) and fnmatch.fnmatchcase(key[0], only))
     one, lorenz = ARCHITECTURES[1:2], batch_of(CATALOGUE["lorenz"]())
     add(lorenz, "dopri5", "float64", ARCHITECTURES)
     add(lorenz, "dopri5", "float32", one)
@@ -221,6 +222,7 @@ def main(arguments=None):
     parser.add_argument("--write", metavar="FILE", type=pathlib.Path)
     parser.add_argument("--quick", action="store_true", help="one field")
     parser.add_argument("--architectures", default="75,80,90", help="default: 75,80,90")
+    parser.add_argument("--kernels", default="*", help="those whose names match, with * and ?")
     options = parser.parse_args(arguments)
     why = missing()
     if why:
@@ -228,7 +230,7 @@ def main(arguments=None):
     warnings.simplefilter("ignore", NumbaExperimentalFeatureWarning)
     wanted = [each for each in ARCHITECTURES if f"{each[0]}{each[1]}" in options.architectures.split(",")]
     rows = []
-    for kernel, field, sizes, source, types, architectures in cases(options.quick):
+    for kernel, field, sizes, source, types, architectures in cases(options.quick, options.kernels):
         for architecture in [each for each in architectures if each in wanted]:
             started = time.perf_counter()
             ptx = compile_for(source, types, architecture)
