@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 from numba.core import config
 from numba.core.dispatcher import Dispatcher
-from numba.core.errors import NumbaError, NumbaExperimentalFeatureWarning
+from numba.core.errors import NumbaError
 
 from refnode.errors import BackendError, InvalidInputError
 
@@ -210,8 +210,8 @@ class Kernel:
             compiled = field.entries[self, sizes] = cuda_module().jit(self.source(field, sizes))
         threads = min(THREADS, lanes)
         try:
-            with warnings.catch_warnings():     # functions as arguments are "experimental" to Numba
-                warnings.simplefilter("ignore", NumbaExperimentalFeatureWarning)
+            with warnings.catch_warnings():     # functions as arguments are "experimental" to Numba, and few lanes are slow
+                warnings.filterwarnings("ignore", message="First-class function type|Grid size")
                 compiled[-(-lanes // threads), threads](*arguments)
         except NumbaError as error:
             raise InvalidInputError(f"field {field.name!r} cannot be compiled for CUDA, where a function may neither "

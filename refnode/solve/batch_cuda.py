@@ -130,7 +130,7 @@ class DeviceSamples(Samples):
                 start, most = stop, len(self.batch)
             else:
                 self.room *= 4                                  # some lane needs more room: all begin again
-            wave = None                                         # gives its memory back
+            vars(wave).clear()                                  # gives its memory back, whoever still holds it
 
     def run_forward(self, start=0):
         """Integrate all lanes and forget their steps."""
