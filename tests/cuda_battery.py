@@ -185,6 +185,13 @@ def a_terminal_loss():
                for name in ("discrete", "discrete_forward"))
 
 
+def late_times():
+    """float32 at t = 2^20, where single precision knows eighths alone: the bits of t = 0, since times are double."""
+    early = Batch(LV, [[1.0, 0.5], [0.75, 1.25]], [1.5, 1.0, 3.0, 1.0], (0.0, 1.0), [0.40625, 1.0], losses.sum_of_squares())
+    late = early.replace(t_span=(2.0**20, 2.0**20 + 1.0), ts=[2.0**20 + 0.40625, 2.0**20 + 1.0])
+    return same(*(on_device(batch, dtype="float32", method="dopri5", n_steps=16) for batch in (late, early)))
+
+
 def other_order():
     """Lanes in another order."""
     order = [4, 2, 0, 5, 1, 3]
@@ -194,7 +201,7 @@ def other_order():
 
 
 ITSELF = {program.__name__: program for program in (run_again, small_waves, short_launches, failing_lanes, a_terminal_loss,
-                                                other_order)}
+                                                late_times, other_order)}
 
 
 def dot_products():

@@ -1,8 +1,8 @@
 """Many trajectories on a GPU: one a thread, with steps of its own, by the loop that integrates one on the CPU.
 
 Threads are called lanes. On the device the lane is the last index of every array, so that neighbouring threads
-read neighbouring numbers: states are (n, lanes) there and (lanes, n) on the host. Only this file and
-`sensitivity.batch_gradient_cuda` know. No lane reads what another wrote.
+read neighbouring numbers: states are (n, lanes) there and (lanes, n) on the host. Only the files
+``*_cuda.py`` know. No lane reads what another wrote.
 
 Lanes are taken in waves whose steps fit into memory. A kernel returns after a slice of steps, as the drivers do.
 """

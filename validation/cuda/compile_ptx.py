@@ -208,7 +208,7 @@ def at_most_version(ptx, release):
 
 HEADER = """# Every CUDA kernel, compiled without a GPU
 
-Made by `python validation/cuda/compile_ptx.py --write validation/results/cuda_ptx.md`. Nothing here has run: it says that the
+Made by `python validation/cuda/compile_ptx.py`, in several runs (`--quick`, `--kernels`). Nothing here has run: it says that the
 kernels compile, and what the compiler makes of them. *Stack* is local memory of a thread in bytes (states and slopes lie there), *spills* are
 registers that did not fit. {tools}
 
