@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: validate test test-slow test-peers conform benchmark clean
+.PHONY: validate test test-slow test-peers test-gpu conform benchmark clean
 .DEFAULT_GOAL := validate
 
 $(VENV)/installed: setup.cfg pyproject.toml
@@ -16,11 +16,22 @@ validate: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/python -c "from refnode.drivers import compile_all; compile_all()"
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not peers and not alone"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not peers and not alone and not gpu"
 	$(BIN)/python -m pytest -m alone
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
+
+$(VENV)/cuda: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable ".[test,cuda13]"
+	touch $@
+
+test-gpu: $(VENV)/cuda
+	$(BIN)/refnode doctor
+	$(BIN)/python -m pytest -m gpu -rs
+	$(BIN)/refnode validate --device cuda --output report-gpu
+	if command -v compute-sanitizer; then compute-sanitizer --error-exitcode 1 $(BIN)/python -m pytest -m gpu -k "catalogue and lorenz"; fi
+	$(BIN)/python validation/performance/gpu.py --output validation/results/cuda_performance.md
 
 $(VENV)/peers: $(VENV)/installed validation/performance/requirements.txt
 	$(BIN)/python -m pip install --quiet -r validation/performance/requirements.txt

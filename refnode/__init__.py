@@ -4,7 +4,7 @@ import importlib
 from refnode import fields, gradcheck, losses, optimisers, problems
 from refnode._version import __version__
 from refnode.errors import (
-    CacheWarning, GradientMismatch, GradientWarning, IntegrationError, InvalidInputError, InvalidTypeError,
+    BackendError, CacheWarning, GradientMismatch, GradientWarning, IntegrationError, InvalidInputError, InvalidTypeError,
     MissingDerivativeError, ProblemFileError, RefnodeError)
 
 # a problem, its solution, the derivatives of its solution, and their proof

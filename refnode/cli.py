@@ -8,7 +8,7 @@ import platform
 import sys
 import time
 
-from refnode import cli_check, cli_conform, cli_problems
+from refnode import cli_check, cli_conform, cli_problems, cuda_device
 from refnode._version import __version__
 from refnode.errors import InvalidInputError, ProblemFileError, RefnodeError
 
@@ -77,6 +77,7 @@ def _validate_options(command):
     command.add_argument("--recipes", default="*", help=f"sensitivity recipes: {names}")
     command.add_argument("--output", default="report", metavar="DIR", help="folder of the report (default: report)")
     command.add_argument("--seed", type=_seed, default=0, help="of all random points and directions (default: 0)")
+    command.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: hold the GPU against the CPU")
     command.add_argument("--quick", action="store_true", help="few problems and methods")
     command.add_argument("--no-figures", action="store_true", help="a report without figures")
     command.add_argument("--quiet", action="store_true", help="no progress, and only rows that did not pass")
@@ -94,7 +95,8 @@ def run_validate(options):
     from refnode import report, validate
     from refnode.evidence import table
     started = time.perf_counter()
-    selection = validate.select(options.fields, options.methods, options.recipes, options.seed, options.quick)
+    selection = validate.select(options.fields, options.methods, options.recipes, options.seed, options.quick,
+                                cuda_device.chosen_device(options.device))
     require_folder(options.output)
     progress = table.Progress(quiet=options.quiet)
     outcome = validate.run(selection, progress)
@@ -181,4 +183,5 @@ def installation():
     cache = cache_info()
     yield "cache", f"{cache['path']}, {cache['files']} files, {cache['bytes'] / 2**20:.1f} MiB"
     yield "threads", f"{numba.config.NUMBA_NUM_THREADS} (NUMBA_NUM_THREADS), {os.cpu_count()} processors"
+    yield "CUDA", cuda_device.facts()
     yield "JIT", "off (NUMBA_DISABLE_JIT)" if numba.config.DISABLE_JIT else "on"

@@ -17,6 +17,10 @@ class MissingDerivativeError(InvalidInputError):
     """A gradient needs a jvp or vjp that the field does not have."""
 
 
+class BackendError(InvalidInputError):
+    """A device was asked for on which nothing can run here; the message says what is missing."""
+
+
 class IntegrationError(RefnodeError, RuntimeError):
     """An integration failed where its result was needed; ``solution`` holds what was computed."""
 

@@ -21,10 +21,16 @@ def dot(x, y):
 
 
 @host_device
+def is_finite(x):
+    """Whether a number, real or complex, is neither infinite nor NaN. (CUDA has no ``np.isfinite``.)"""
+    return abs(x) < np.inf
+
+
+@host_device
 def first_non_finite(x):
     """Index of the first entry that is not finite, or -1."""
     for m in range(x.shape[0]):
-        if not np.isfinite(x[m]):
+        if not is_finite(x[m]):
             return m
     return -1
 

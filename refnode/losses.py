@@ -105,11 +105,12 @@ class SumOfSquares(Loss):
         self.mean = mean
 
     def _residual(self, ys):
-        if self.data is None:
-            return ys
+        return ys if self.data is None else ys - self._data_for(ys)
+
+    def _data_for(self, ys):
         if self.data.shape != ys.shape:
             raise InvalidInputError(f"data must have the shape of ys, {ys.shape}, found {self.data.shape}")
-        return ys - self.data
+        return self.data
 
     def _weight(self, ys):
         return 1.0 / max(ys.size, 1) if self.mean else 1.0
@@ -124,6 +125,12 @@ class SumOfSquares(Loss):
 
     def hvp(self, ys, y1, ys_tan, y1_tan):
         return (2.0 * self._weight(ys)) * ys_tan, np.zeros(y1.shape)
+
+    def batched(self, ys, y1):
+        """Value (B,) and cotangents for B samples, ys (B, n, K) and y1 (B, n), up to the order of sums as one by one."""
+        residual = ys if self.data is None else ys - self._data_for(ys[0])
+        weight = self._weight(ys[0])
+        return weight * np.einsum("bnk,bnk->b", residual, residual), (2.0 * weight) * residual, np.zeros(y1.shape)
 
 
 class Linear(Loss):
@@ -148,6 +155,11 @@ class Linear(Loss):
 
     def hvp(self, ys, y1, ys_tan, y1_tan):
         return np.zeros(ys.shape), np.zeros(y1.shape)
+
+    def batched(self, ys, y1):
+        """Value (B,) and cotangents for B samples; see `SumOfSquares.batched`."""
+        weights = self._weights_for(ys[0])
+        return np.einsum("nk,bnk->b", weights, ys), np.broadcast_to(weights, ys.shape), np.zeros(y1.shape)
 
 
 class Terminal(Loss):

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from refnode import cuda_device
 from refnode._version import __version__
 from refnode.drivers import compiled_beside
 from refnode.errors import InvalidInputError
+from refnode.evidence.device_claims import device_rows
 from refnode.evidence.field_claims import field_rows
 from refnode.evidence.gradient_claims import problem_rows
 from refnode.evidence.hessian_claims import hessian_rows
@@ -39,12 +41,14 @@ class Selection:
     recipes: tuple
     checkers: tuple
     seed: int = 0
+    device: str = "cpu"
 
 
-def select(fields_wanted="*", methods_wanted="*", recipes_wanted="*", seed=0, quick=False):
+def select(fields_wanted="*", methods_wanted="*", recipes_wanted="*", seed=0, quick=False, device="cpu"):
     """The `Selection` for comma-separated names, in which * and ? stand for any characters.
 
-    A field's name selects the problems with that field, too. The checkers are checked always.
+    A field's name selects the problems with that field, too. The checkers are checked always. On the device
+    ``"cuda"`` it is the GPU that is validated, against the CPU.
 
     Raises
     ------
@@ -60,7 +64,7 @@ def select(fields_wanted="*", methods_wanted="*", recipes_wanted="*", seed=0, qu
         chosen = [name for name in chosen if name in QUICK_PROBLEMS] or chosen[:1]
         chosen_methods = [name for name in chosen_methods if name in QUICK_METHODS] or chosen_methods[:1]
     return Selection(tuple(name for name in known_fields if name in wanted), tuple(chosen), tuple(chosen_methods),
-                     tuple(_matching("recipes", recipes_wanted, list(RECIPES))), tuple(MISTAKES), seed)
+                     tuple(_matching("recipes", recipes_wanted, list(RECIPES))), tuple(MISTAKES), seed, device)
 
 
 def _matching(what, wanted, known):
@@ -77,6 +81,8 @@ def _matching(what, wanted, known):
 def tasks(selection):
     """(group, name, function that returns rows), in the order of `GROUPS`."""
     seed = selection.seed
+    if selection.device == "cuda":
+        return [("device", name, lambda name=name: device_rows(name)) for name in selection.problems]
     plan = [("fields", name, lambda name=name: field_rows(name, seed)) for name in selection.fields]
     plan += [("steppers", name, lambda name=name: stepper_rows(name, seed, selection.recipes)) for name in selection.methods]
     plan += [("recipes", name, lambda name=name: problem_rows(name, selection.recipes, selection.methods, seed))
@@ -143,7 +149,7 @@ def facts(selection):
     import scipy
     return {"refnode": __version__, "python": platform.python_version(), "numpy": np.__version__,
             "numba": numba.__version__, "scipy": scipy.__version__, "platform": platform.platform(),
-            "cpu": cpu_model(), "cpus": usable_cpus(), "seed": selection.seed, "tableaus": tableau_hash(),
+            "cpu": cpu_model(), "cuda": cuda_device.facts() if selection.device == "cuda" else "not asked for", "cpus": usable_cpus(), "seed": selection.seed, "tableaus": tableau_hash(),
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
 
 

@@ -10,6 +10,7 @@ import pytest
 from numba import config
 
 import refnode
+from cuda_battery import PROGRAMS, every_kernel
 from gradients import python_field
 from refnode.fields.neural import mlp_field
 from refnode.host_device import Driver, FunctionPointer, python_form
@@ -160,6 +161,11 @@ def parity_error(calls, change=lambda arguments: arguments):
 
 def test_every_driver_has_a_case():
     assert set(every_driver()) == set(CASES)
+
+
+def test_every_cuda_kernel_has_a_case():
+    """Run by `test_cuda`, where the simulator and the GPU are compared with the drivers."""
+    assert set(every_kernel()) == set().union(*(kernels for kernels, _ in PROGRAMS.values()))
 
 
 @pytest.mark.parametrize("options", [{"n_steps": 6, "method": "rk4"}, {"method": "dop853", "rtol": 1e-5},

@@ -20,6 +20,7 @@ ALLOWED = {
     "linked_bodies": set(),
     "beforehand": {"host_device"},
     "drivers": {"beforehand"},
+    "cuda_device": {"errors"},
     "linalg": {"host_device"},
     "atomic_file": set(),
     "gradcheck": {"errors", "atomic_file"},             # knows only callables and arrays
@@ -33,9 +34,9 @@ ALLOWED = {
     "likelihoods": {"errors", "layers", "losses"},
     "fields": FOUNDATIONS | {"checks", "layers"},
     "steppers": FOUNDATIONS,                            # never fields: a stepper is handed f, f_jvp, f_vjp
-    "solve": FOUNDATIONS | {"checks", "steppers", "fields.field"},
+    "solve": FOUNDATIONS | {"checks", "steppers", "fields.field", "cuda_device"},
     "field_check": {"errors", "checks", "gradcheck"},
-    "sensitivity": FOUNDATIONS | {"checks", "steppers", "solve", "fields.field", "field_check"},
+    "sensitivity": FOUNDATIONS | {"checks", "steppers", "solve", "fields.field", "field_check", "cuda_device"},
     "problems": {"errors", "checks", "host_device", "fields", "losses", "interchange"},
     "models": FOUNDATIONS | {"checks", "layers", "fields", "solve", "sensitivity", "problems", "losses",
                              "optimisers", "schedules", "quasi_newton", "beforehand", "atomic_file", "gradcheck",
@@ -79,7 +80,7 @@ FOREIGN_IN = {
     "autograd": {"adapters/autograd.py"},
     "pytest": {"pytest_plugin.py"},
 }
-LATE = {"sympy", "matplotlib", "scipy.optimize", "torch", "jax", "casadi", "refnode.adapters"}        # not loaded by `import refnode`
+LATE = {"sympy", "matplotlib", "scipy.optimize", "torch", "jax", "casadi", "refnode.adapters", "numba.cuda"}     # not loaded by `import refnode`
 
 
 def imports(path, package=PACKAGE):

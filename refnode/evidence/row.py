@@ -15,6 +15,7 @@ GROUPS = {
     "second": "Second derivatives: Hessian-vector products of whole problems, on frozen steps",
     "losses": "Losses as plain functions: finite differences and Taylor remainders",
     "duality": "Public jvp and vjp: <w, S v> = <S^T w, v> over all inputs",
+    "device": "GPU: gradients beside the CPU's, and tangents beside adjoints",
     "checkers": "The checkers themselves: derivatives wrong on purpose; PASS means caught, by the evidence named",
 }
 VERDICTS = ("FAIL", "ERROR", "INCONCLUSIVE", "PASS")        # the gravest first

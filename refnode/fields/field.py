@@ -3,7 +3,7 @@ import numpy as np
 
 from refnode.errors import MissingDerivativeError
 from refnode.fields.first_call import check_form, check_right_hand_side
-from refnode.fields.user_forms import from_returning, kernel_form
+from refnode.fields.user_forms import RETURNING, argument_count, from_returning, kernel_form
 from refnode.host_device import RHS, RHS_HVP, RHS_JVP, RHS_VJP, FunctionPointer, is_compiled
 
 JVP_HINT = ("write it by hand and pass {which}=, or let SymPy derive it: "
@@ -195,6 +195,11 @@ class VectorField:
             return
         check_form(self, ("hvp",) if second else ("jvp", "vjp"), t, y, theta)
         self.checked_sizes.add(sizes)
+
+    @property
+    def returns_arrays(self):
+        """Whether f is in the SciPy form, which makes a new array at every call."""
+        return argument_count(self.user_f) == RETURNING["f"]
 
     def _is_shipped(self):
         return getattr(self.user_f, "__module__", "").startswith("refnode.")

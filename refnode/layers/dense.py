@@ -131,6 +131,9 @@ def matmul_add_blas(a_transposed, b_transposed, m, n, k, a, b, c):
             c[i] = np.nan
 
 
+matmul_add.on_device = matmul_add_loops
+
+
 @overload(matmul_add, target="generic")
 def _matmul_add_anywhere(a_transposed, b_transposed, m, n, k, a, b, c):
     return lambda a_transposed, b_transposed, m, n, k, a, b, c: matmul_add_loops(

@@ -64,6 +64,12 @@ class Problem:
                      "ts": None if self.ts_is_t1 else self.ts, "loss": self.loss, "name": self.name}
         return Problem(**{**arguments, **changes})
 
+    def as_batch(self):
+        """The `Batch` of this problem alone."""
+        from refnode.problems.batch_problem import Batch        # which is made of problems
+        ts = None if self.ts_is_t1 else self.ts[None]
+        return Batch(self.field, self.y0[None], self.theta, (self.t0, self.t1), ts, self.loss, self.name)
+
     @functools.cached_property
     def flow_field(self):
         """The field that is integrated: ``field``, with the running cost as one more state if there is one."""

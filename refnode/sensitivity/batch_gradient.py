@@ -5,6 +5,7 @@ import math
 import numpy as np
 from numba import types
 
+from refnode.cuda_device import device_and_real
 from refnode.errors import IntegrationError, InvalidInputError
 from refnode.host_device import (
     BLOCK, INTEGERS, MATRIX, RHS, RHS_VJP, VECTOR, driver, higher_order, host_device)
@@ -100,7 +101,7 @@ def each_time_cotangents(ts_first, y0_bars, ys_bar, y1_bars, slopes, times_bar):
 
 # --- the host's side ------------------------------------------------------------------------------
 
-class _Sweep:
+class BatchSweep:
     """Cotangents of all samples, and the workspace of their reverse sweep."""
 
     def __init__(self, samples):
@@ -170,9 +171,15 @@ class _Sweep:
         batch, count = self.samples.batch, len(self.loss)
         starts = batch.ts_first[:-1] + 2 * np.arange(count)
         ends = batch.ts_first[1:] + 2 * np.arange(count) + 1
-        times_bar = np.empty(len(self.slopes))
-        each_time_cotangents(batch.ts_first, self.y_bars, self.ys_bar, self.y1_bars, self.slopes, times_bar)
+        times_bar = self.all_time_cotangents()
         return times_bar[starts], times_bar[ends], np.delete(times_bar, np.concatenate([starts, ends]))
+
+
+    def all_time_cotangents(self):
+        """Of t0, the observations and t1 of each sample in a row."""
+        times_bar = np.empty(len(self.slopes))
+        each_time_cotangents(self.samples.batch.ts_first, self.y_bars, self.ys_bar, self.y1_bars, self.slopes, times_bar)
+        return times_bar
 
 
 @dataclasses.dataclass
@@ -216,7 +223,8 @@ class BatchGradient:
         return float(sum(self.loss[self.status == FINISHED], start=0.0))
 
 
-def gradient_batch(batch, sensitivity="discrete", step_control="per_sample", on_failure="raise", **options):
+def gradient_batch(batch, sensitivity="discrete", step_control="per_sample", on_failure="raise", device="cpu",
+                   dtype="float64", **options):
     """The derivative of the sum of a batch's losses with respect to all inputs of all samples.
 
     Parameters
@@ -230,6 +238,8 @@ def gradient_batch(batch, sensitivity="discrete", step_control="per_sample", on_
     on_failure : "raise" or "skip"
         What to do about samples whose solve fails. ``"skip"`` makes their rows NaN and leaves them out of
         sums over samples; `BatchGradient.status` says which.
+    device, dtype
+        As for `solve_batch`. On a GPU there are the recipes ``"discrete"`` and ``"discrete_forward"``.
     **options
         As for `gradient`.
 
@@ -245,8 +255,11 @@ def gradient_batch(batch, sensitivity="discrete", step_control="per_sample", on_
         (of recipes other than ``"discrete"`` a dictionary of the failed samples' solutions).
     MissingDerivativeError, InvalidInputError
         As for `gradient`, naming the sample.
+    BackendError
+        If ``device="cuda"`` cannot be used; it names what is missing.
     """
-    require_control(step_control)
+    device, real = device_and_real(device, dtype)
+    require_control(step_control, device)
     if on_failure not in ("raise", "skip"):
         raise InvalidInputError(f"on_failure must be 'raise' or 'skip', found {on_failure!r}")
     if batch.losses[0] is None:
@@ -255,6 +268,9 @@ def gradient_batch(batch, sensitivity="discrete", step_control="per_sample", on_
     if step_control == "joint":
         return _joint_gradient(batch, sensitivity, options)
     recipe, own, solve_options = checked_call(batch, sensitivity, dict(options))
+    if device == "cuda":
+        from refnode.sensitivity.batch_gradient_cuda import gradient_on_device
+        return gradient_on_device(batch, sensitivity, recipe, own, solve_options, on_failure, real)
     if (recipe.equation, recipe.reversal) == ("transpose", "stored") and not own:
         return _discrete_gradient(batch, sensitivity, solve_options, on_failure)
     return _gradient_by_samples(batch, sensitivity, options, on_failure)
@@ -263,7 +279,7 @@ def gradient_batch(batch, sensitivity="discrete", step_control="per_sample", on_
 def _discrete_gradient(batch, sensitivity, options, on_failure):
     """Forward and reverse sweep of as many samples at a time as fit into the pool."""
     samples = Samples(batch, batch.flow_field, batch.flow_y0, options, keep=True)
-    sweep, start = _Sweep(samples), 0
+    sweep, start = BatchSweep(samples), 0
     while start < len(batch):
         stop = samples.run_forward(start)
         if on_failure == "skip" or np.all(samples.status[:stop] == FINISHED):
@@ -271,6 +287,12 @@ def _discrete_gradient(batch, sensitivity, options, on_failure):
             sweep.pull(start, stop)
         samples.empty(stop)
         start = stop
+    return gradient_of_samples(samples, sweep, sensitivity, on_failure)
+
+
+def gradient_of_samples(samples, sweep, sensitivity, on_failure):
+    """The `BatchGradient` of samples whose sweeps are done, or IntegrationError."""
+    batch = samples.batch
     samples.give_back_tape()
     solution, failed = samples.solution(), np.flatnonzero(samples.status != FINISHED)
     if failed.size and on_failure == "raise":

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 
 from refnode.checks import require_problem
+from refnode.cuda_device import device_and_real
 from refnode.errors import GradientWarning, InvalidInputError, MissingDerivativeError
 from refnode.field_check import require_right_derivatives
 from refnode.sensitivity.checkpointing import pull_checkpointed
@@ -51,6 +52,7 @@ def gradient(problem, sensitivity=None, *, truth=None, **options):
         the state (with ``tangent_rtol, tangent_atol``), and ``check_tangent`` says when a probe of the tangent checks
         that the steps resolve it: True, False, or "auto", which spares most solves that repeat an earlier one.
         ``check_derivatives=True`` holds the field's jvp, vjp and hvp against finite differences first.
+        ``device`` and ``dtype`` as for `solve_batch`.
 
     Warns
     -----
@@ -78,6 +80,11 @@ def gradient(problem, sensitivity=None, *, truth=None, **options):
     require_loss(problem)
     sensitivity = recipe_chosen(sensitivity, truth)
     check_if_asked(problem, options)
+    if "device" in options or "dtype" in options:
+        device, real = device_and_real(options.pop("device", "cpu"), options.pop("dtype", "float64"))
+        if device == "cuda":
+            from refnode.sensitivity.batch_gradient_cuda import gradient_of_one
+            return gradient_of_one(problem, sensitivity, real, options)
     loss = LossSeeds(problem)
     cotangents, forward = _pull(problem, sensitivity, options, loss)
     loss.warn_if_unread(3)

@@ -4,10 +4,12 @@ Under ``step_control="per_sample"`` every sample is integrated by the very loop 
 nothing passes from one to the next: its result is the same bit for bit alone and in any batch.
 """
 import dataclasses
+import functools
 
 import numpy as np
 from numba import types
 
+from refnode.cuda_device import device_and_real
 from refnode.errors import InvalidInputError
 from refnode.host_device import (
     BLOCK, INTEGERS, MATRIX, RHS, VECTOR, driver, higher_order)
@@ -97,12 +99,20 @@ class Samples:
         self.s, self.extra, self.n = table.s, table.extra, size
         self.tolerance = (options.control, *_tolerances(batch, y0s, options), np.array([0, size]))
         self.grids = _grids(batch, options)
-        self.thetas = np.atleast_2d(batch.theta)
-        self.limits = np.zeros(6, dtype=np.int64)
+        self.make_results()
         self.limits[MAX_STEPS] = self.grids.shape[1] or options.max_steps
         self.limits[KEEP], self.limits[KEEP_TAPE] = keep, keep and self.field.tape_size > 0
         self.limits[DENSE], self.limits[STOP_AT_TS] = False, options.tstops
-        self.clocks = np.tile([0.0, options.first_step or 0.0, 1.0, 1.0, 0.0], (count, 1))
+        self.position = np.array([0, count, 1, 0])
+        self.z, self.w = np.empty(size), np.empty(table.P.shape[0])
+        self._allocate(self._first_capacity() if keep else 1)
+
+    def make_results(self):
+        """Parameters, limits, clocks and counts of all samples, and room for their results."""
+        batch, (count, size) = self.batch, self.y0s.shape
+        self.thetas = np.atleast_2d(batch.theta)
+        self.limits = np.zeros(6, dtype=np.int64)
+        self.clocks = np.tile([0.0, self.options.first_step or 0.0, 1.0, 1.0, 0.0], (count, 1))
         self.clocks[:, [T, T_END]] = batch.spans
         self.counts = np.zeros((count, 6), dtype=np.int64)
         self.y1s = np.full((count, size), np.nan)
@@ -110,9 +120,6 @@ class Samples:
         self.ys_step = np.empty(batch.ts.size, dtype=np.int64)
         self.first = np.zeros(count + 1, dtype=np.int64)
         self.status = np.full(count, RUNNING)
-        self.position = np.array([0, count, 1, 0])
-        self.z, self.w = np.empty(size), np.empty(table.P.shape[0])
-        self._allocate(self._first_capacity() if keep else 1)
 
     def _first_capacity(self):
         """Steps to make room for at first: as many as fit into POOL_BYTES, but some."""
@@ -287,7 +294,7 @@ class BatchSolution:
         return self[i].message
 
 
-def solve_batch(batch, step_control="per_sample", **options):
+def solve_batch(batch, step_control="per_sample", device="cpu", dtype="float64", **options):
     """Integrate all samples of a batch.
 
     Parameters
@@ -298,6 +305,10 @@ def solve_batch(batch, step_control="per_sample", **options):
         any batch; one that fails does not disturb the others. ``"joint"``: one step for all, chosen by the
         RMS of the error over samples and components together, as libraries do that batch along an axis of
         the state. It couples the samples: see ``docs/batches.md``.
+    device : "cpu", "cuda" or "auto"
+        On a GPU every sample is a thread, see ``docs/cuda.md``; ``"auto"`` takes one if it can be used.
+    dtype : "float64" or "float32"
+        Of state and parameters on the GPU; times are double in any case. The CPU knows float64 alone.
     **options
         As for `solve`. Vectors ``rtol`` and ``atol`` have the length of one sample's state.
 
@@ -309,25 +320,38 @@ def solve_batch(batch, step_control="per_sample", **options):
     ------
     InvalidInputError
         If an argument is wrong, or samples under joint control differ in their times.
+    BackendError
+        If ``device="cuda"`` cannot be used; it names what is missing.
     """
-    require_control(step_control)
+    device, real = device_and_real(device, dtype)
+    require_control(step_control, device)
     batch.field.check_first_call(batch.spans[0, 0], batch.y0[0], batch[0].theta)
     if step_control == "joint":
         stacked = batch.replace(loss=None).joint()
         return split_solution(batch, solve(stacked, **joint_options(batch, batch.y0.shape[1], options)))
-    samples = Samples(batch, batch.field, batch.y0, SolveOptions.of(**options), keep=False)
+    samples = samples_on(device, real)(batch, batch.field, batch.y0, SolveOptions.of(**options), keep=False)
     samples.run_forward(0)
     samples.give_back_tape()
     return samples.solution()
 
 
+def samples_on(device, real):
+    """`Samples` for the CPU, or for the GPU."""
+    if device == "cpu":
+        return Samples
+    from refnode.solve.batch_cuda import DeviceSamples
+    return functools.partial(DeviceSamples, real=real)
+
+
 STEP_CONTROLS = ("per_sample", "joint")
 
 
-def require_control(step_control):
-    """Raise InvalidInputError unless there is such a step control."""
+def require_control(step_control, device):
+    """Raise InvalidInputError unless there is such a step control on the device."""
     if step_control not in STEP_CONTROLS:
         raise InvalidInputError(f"step_control must be one of {list(STEP_CONTROLS)}, found {step_control!r}")
+    if device == "cuda" and step_control == "joint":
+        raise InvalidInputError('step_control="joint" runs on device="cpu": a GPU integrates every sample with steps of its own')
 
 
 def joint_options(batch, size, options):

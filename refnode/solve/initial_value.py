@@ -4,6 +4,7 @@ import functools
 import numpy as np
 
 from refnode.checks import require_problem
+from refnode.cuda_device import device_and_real
 from refnode.errors import InvalidInputError
 from refnode.solve.options import SolveOptions, tolerance_vectors
 from refnode.solve.reversible_path import ReversibleTrajectory, require_separable
@@ -11,7 +12,7 @@ from refnode.solve.run import Trajectory, entry_point
 from refnode.solve.solution import solution_of
 
 
-def solve(problem, *, dense_output=False, **options):
+def solve(problem, *, dense_output=False, device="cpu", dtype="float64", **options):
     """Integrate a problem from t0 to t1.
 
     Parameters
@@ -19,6 +20,8 @@ def solve(problem, *, dense_output=False, **options):
     problem : Problem
     dense_output : bool
         Whether to return y(t) everywhere, as ``solution.sol``.
+    device, dtype
+        Where to run, and the numbers on a GPU; as for `solve_batch`, of which this is then a batch of one.
     **options
         See `SolveOptions`: ``method, rtol, atol, controller, first_step, max_step, max_steps, n_steps,
         steps, tstops, specialize``.
@@ -30,10 +33,21 @@ def solve(problem, *, dense_output=False, **options):
         ``success=False`` with a status, a message and what was computed until then.
     """
     require_problem(problem)
+    if device != "cpu" or dtype != "float64":
+        if device_and_real(device, dtype)[0] == "cuda":
+            return _solve_on_device(problem, dense_output, dtype, options)
     options = SolveOptions.of(**options)
     trajectory, status = solve_forward(problem.field, problem.y0, problem, options,
                                        keep=dense_output, dense=dense_output)
     return solution_of(trajectory, status, dense_output)
+
+
+def _solve_on_device(problem, dense_output, dtype, options):
+    """`solve` as a batch of one on a GPU."""
+    if dense_output:
+        raise InvalidInputError('device="cuda" keeps no dense output: give the times you want as ts')
+    from refnode.solve.batch import solve_batch                 # which solves stacked problems through `solve`
+    return solve_batch(problem.as_batch(), device="cuda", dtype=dtype, **options)[0]
 
 
 def solve_forward(field, y0, problem, options, *, keep, keep_tape=False, dense=False, grid=None):

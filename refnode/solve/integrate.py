@@ -4,6 +4,7 @@ A driver returns after at most ``limits[SLICE]`` steps, so that the host can gro
 events, and see Ctrl-C; everything it needs to go on lies in ``clock`` and ``counts``.
 """
 import collections
+import math
 
 import numpy as np
 from numba import types
@@ -11,7 +12,7 @@ from numba.extending import overload
 
 from refnode.host_device import (
     BLOCK, BODY, INTEGERS, MATRIX, RHS, VECTOR, driver, higher_order, host_device, python_form)
-from refnode.linalg import copy_into, first_non_finite
+from refnode.linalg import copy_into, first_non_finite, is_finite
 from refnode.solve.step_size import (
     ERROR_FLOOR, FACTOR_MIN, H_MAX, error_norm, first_step, rejection_factor, step_factor)
 from refnode.steppers.explicit_rk import dense_output, explicit_rk_step, extra_slopes
@@ -152,7 +153,7 @@ def controlled_step(f, method, tolerance, t, target, theta, clock, counts, y, y1
     """
     control = tolerance.control
     direction = 1.0 if target >= t else -1.0
-    smallest = 10.0 * abs(np.nextafter(t, direction * np.inf) - t)
+    smallest = 10.0 * abs(math.nextafter(t, direction * np.inf) - t)
     size = min(max(clock[H], smallest), control[H_MAX])
     rejected, halvings = False, 0
     while True:
@@ -171,7 +172,7 @@ def controlled_step(f, method, tolerance, t, target, theta, clock, counts, y, y1
             return RUNNING, t_next
         rejected = True
         counts[REJECTED] += 1
-        if np.isfinite(error):
+        if is_finite(error):
             size = abs(h) * rejection_factor(control, error)
             continue
         counts[COMPONENT] = non_finite_component(k[method.b.shape[0]], y1)
@@ -208,6 +209,9 @@ def attempt(f, method, tolerance, t, h, y, theta, counts, y1, k, tape, z):
     """A trial step from y to y1: returns its error norm, at least 1 if it is to be rejected."""
     body = python_form(ATTEMPTS.get(type(f), step_and_test))
     return body(f, method, tolerance, t, h, y, theta, counts, y1, k, tape, z)
+
+
+attempt.on_device = step_and_test                       # a GPU steps no other system
 
 
 @overload(attempt, jit_options=BODY)

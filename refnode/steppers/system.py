@@ -41,3 +41,6 @@ def _evaluate(system, t, y, theta, tape, dy):
 @right_hand_side_of(Plain)
 def plain_rhs(system, t, y, theta, tape, dy):
     system.f(t, y, theta, tape, dy)
+
+
+evaluate.on_device = plain_rhs                  # the one system that is stepped on a GPU

@@ -1,0 +1,264 @@
+"""CUDA: whether it can be used, and the compilation of bodies for it. The one file that imports it.
+
+A formula has one body. `device_form` compiles it for the GPU, with every body that it calls, as `host_device`
+does for the CPU. A `Kernel` is a launcher: it gives each thread its views of arrays, and calls bodies.
+
+Without a GPU the simulator of Numba runs every kernel (``NUMBA_ENABLE_CUDASIM=1 NUMBA_DISABLE_JIT=1``), and
+`validation/cuda/compile_ptx.py` compiles it.
+"""
+import functools
+import importlib.util
+import math
+import types as python_types
+import warnings
+
+import numpy as np
+from numba import njit
+from numba.core import config
+from numba.core.dispatcher import Dispatcher
+from numba.core.errors import NumbaError
+
+from refnode.errors import BackendError, InvalidInputError
+
+DEVICES = ("cpu", "cuda", "auto")
+REALS = ("float64", "float32")
+THREADS = 128                              # of a block
+INSTALL = 'pip install "refnode[cuda13]" (or "refnode[cuda12]", for the driver at hand)'
+
+
+# --- whether it can be used -----------------------------------------------------------------------
+
+def is_simulated():
+    """Whether kernels run in Numba's simulator."""
+    return bool(config.ENABLE_CUDASIM)
+
+
+def missing():
+    """Why no CUDA device can be used, or None if one can."""
+    if is_simulated():
+        return None if config.DISABLE_JIT else "the CUDA simulator needs NUMBA_DISABLE_JIT=1 too"
+    if importlib.util.find_spec("numba_cuda") is None:
+        return f"the package numba-cuda is not installed: {INSTALL}"
+    if config.DISABLE_JIT:
+        return "NUMBA_DISABLE_JIT=1 is set, and kernels are always compiled"
+    return _missing_device()
+
+
+@functools.lru_cache(maxsize=1)
+def _missing_device():
+    """Why the driver offers no device, or None. Asked once: the driver does not come back within a process."""
+    cuda = cuda_module()
+    try:
+        if not cuda.is_available():
+            return " ".join(f"no CUDA device can be reached: {cuda.cuda_error() or 'none found'}".split())
+    except Exception as error:                  # a driver that is broken can raise anything
+        return " ".join(f"no CUDA device can be reached: {type(error).__name__}: {error}".split())
+    return None
+
+
+def cuda_module():
+    """``numba.cuda``: of numba-cuda, or the simulator."""
+    from numba import cuda
+    return cuda
+
+
+def chosen_device(device):
+    """``"cpu"`` or ``"cuda"``; ``"auto"`` is the latter where it can be used.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no such device.
+    BackendError
+        If it is ``"cuda"`` and cannot be used: names what is missing.
+    """
+    if device not in DEVICES:
+        raise InvalidInputError(f"device must be one of {list(DEVICES)}, found {device!r}")
+    if device == "cpu":
+        return device
+    why = missing()
+    if why is None:
+        return "cuda"
+    if device == "auto":
+        return "cpu"
+    raise BackendError(f'device="cuda" cannot be used: {why}. device="cpu" works; device="auto" takes what there is')
+
+
+def device_and_real(device, dtype):
+    """Where to compute, as `chosen_device`, and in which numbers: ``"float64"`` or, on the GPU alone, ``"float32"``."""
+    device, real = chosen_device(device), np.dtype(dtype).name
+    if real not in REALS:
+        raise InvalidInputError(f"dtype must be one of {list(REALS)}, found {real!r}")
+    if device == "cpu" and real != "float64":
+        raise InvalidInputError(f'device="cpu" computes in float64, found dtype={real!r}')
+    return device, real
+
+
+def facts():
+    """What `refnode doctor` says: one line."""
+    why = missing()
+    if why is not None:
+        return f"not usable: {why}"
+    if is_simulated():
+        return "simulated: kernels run in Python, for tests alone"
+    device = cuda_module().get_current_device()
+    name = device.name.decode() if isinstance(device.name, bytes) else device.name
+    return f"{name}, compute capability {'.'.join(map(str, device.compute_capability))}"
+
+
+# --- bodies on the device -------------------------------------------------------------------------
+
+@njit
+def _sign(x):
+    """-1, 0 or 1."""
+    return math.copysign(1.0, x) if x != 0.0 else x
+
+
+# CUDA has the functions of ``math``. A body that says ``np.sqrt`` gets ``math.sqrt``.
+NUMPY_FUNCTIONS = {
+    **{name: getattr(math, name) for name in ("sqrt exp expm1 log log1p log2 log10 sin cos tan sinh cosh tanh floor "
+                                             "ceil trunc hypot copysign isfinite isnan isinf nextafter").split()},
+    "abs": math.fabs, "absolute": math.fabs, "fabs": math.fabs, "power": math.pow, "arcsin": math.asin,
+    "arccos": math.acos, "arctan": math.atan, "arctan2": math.atan2, "arcsinh": math.asinh, "arccosh": math.acosh,
+    "arctanh": math.atanh, "sign": _sign}
+
+class _Module(python_types.ModuleType):
+    """``numpy`` or ``math`` as a body on the device sees it: with functions that CUDA has, and its own constants."""
+
+    def __init__(self, module, real):
+        super().__init__(module.__name__)
+        self._module, self._real = module, real
+
+    def __getattr__(self, name):
+        value = NUMPY_FUNCTIONS.get(name) if self._module is np else None
+        return _on_device(getattr(self._module, name) if value is None else value, self._real)
+
+
+@functools.lru_cache(maxsize=None)
+def _module(module, real):
+    return _Module(module, real)
+
+
+@functools.lru_cache(maxsize=None)
+def device_form(function, real="float64"):
+    """A body as a device function: the same code, whose bodies are device functions too.
+
+    For ``real="float32"`` the constants in the code are single, or one of them would make everything double.
+    """
+    if is_simulated():
+        return getattr(function, "py_func", function)
+    body = getattr(function, "py_func", function)
+    own = {name: _on_device(body.__globals__[name], real)
+           for name in body.__code__.co_names if name in body.__globals__}
+    cells = tuple(python_types.CellType(_on_device(cell.cell_contents, real)) for cell in body.__closure__ or ())
+    code = body.__code__.replace(co_consts=tuple(_on_device(value, real) for value in body.__code__.co_consts))
+    twin = python_types.FunctionType(code, {**body.__globals__, **own}, body.__name__, body.__defaults__, cells)
+    compiled = cuda_module().jit(device=True)(twin)
+    if real == "float32" and not getattr(function, "is_higher_order", False):
+        return _with_single(compiled, code.co_varnames[:code.co_argcount])
+    return compiled
+
+
+NARROWED = {"h", "sigma"}    # differences of times, which are double: a formula on states takes them single
+
+
+def _with_single(formula, names):
+    """A formula that rounds its arguments of the names NARROWED to single."""
+    if not NARROWED & set(names):
+        return formula
+    passed = ", ".join(f"single({name})" if name in NARROWED else name for name in names)
+    return cuda_module().jit(device=True)(
+        eval(f"lambda {', '.join(names)}: formula({passed})", {"formula": formula, "single": np.float32}))
+
+
+def _on_device(value, real):
+    """What stands on the device for a global, a closure's value or a constant of a body."""
+    if value is np or value is math:
+        return _module(value, real)
+    if isinstance(value, python_types.FunctionType):            # one that chooses its body by the types it is given
+        value = getattr(value, "on_device", value)
+    if isinstance(value, Dispatcher):
+        return device_form(value, real)
+    if type(value) is float and real == "float32":
+        return np.float32(value)
+    if type(value) is tuple:
+        return tuple(_on_device(each, real) for each in value)
+    return value
+
+
+# --- kernels --------------------------------------------------------------------------------------
+
+class Kernel:
+    """A launcher, written as a function ``make(on_device, field, sizes)`` that returns the kernel.
+
+    ``on_device`` is `device_form` for the numbers in use; ``sizes`` a `Sizes`.
+    """
+
+    def __init__(self, make):
+        functools.update_wrapper(self, make)
+        self.make = make
+
+    def source(self, field, sizes):
+        """The kernel as a Python function, for whoever compiles it."""
+        on_device = functools.partial(device_form, real=sizes.real)
+        return self.make(on_device, field, sizes)
+
+    def launch(self, field, sizes, lanes, arguments):
+        """Run it for that many threads, and wait."""
+        compiled = field.entries.get((self, sizes))
+        if compiled is None:
+            compiled = field.entries[self, sizes] = cuda_module().jit(self.source(field, sizes))
+        threads = min(THREADS, lanes)
+        try:
+            with warnings.catch_warnings():     # functions as arguments are "experimental" to Numba, and few lanes are slow
+                warnings.filterwarnings("ignore", message="First-class function type|Grid size")
+                compiled[-(-lanes // threads), threads](*arguments)
+        except NumbaError as error:
+            raise InvalidInputError(f"field {field.name!r} cannot be compiled for CUDA, where a function may neither "
+                                    f"allocate nor call Python: {_last_line(error)}") from error
+        cuda_module().synchronize()
+
+
+def _last_line(error):
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+class Sizes:
+    """What a kernel is compiled for: sizes of arrays, and a method's coefficients as constants."""
+
+    def __init__(self, tableau, n, real):
+        self.name, self.key = tableau.name, (tableau, n, real)
+        self.tableau, self.n, self.real = tableau, n, real
+        self.s, self.extra, self.tape_rows = tableau.s, tableau.extra, tableau.s + 2
+        self.A, self.b, self.c, self.E, self.P, self.A_extra, self.c_extra = (
+            np.ascontiguousarray(array, dtype=real) for array in tableau.arrays)
+        self.weights, self.dtype = self.P.shape[0], np.dtype(real).type
+
+    def __eq__(self, other):
+        return self.key == other.key
+
+    def __hash__(self):
+        return hash(self.key)
+
+
+class SchemeSizes(Sizes):
+    """The same for a reversible method."""
+
+    def __init__(self, scheme, n, real):
+        self.name, self.key, self.n, self.real = scheme.name, (scheme, n, real), n, real
+        self.code, self.cost, self.coupling, *arrays = scheme.coefficients(n)
+        self.A, self.b, self.c = (np.ascontiguousarray(array, dtype=real) for array in arrays)
+        self.rows, self.evaluations = scheme.rows, scheme.evaluations(n)
+        self.tape_rows, self.dtype = self.evaluations, np.dtype(real).type
+
+
+def to_device(array, dtype=None):
+    """A contiguous copy of an array on the device."""
+    array = np.ascontiguousarray(array, dtype=dtype)
+    return cuda_module().to_device(array) if array.size else device_array(array.shape, array.dtype)
+
+
+def device_array(shape, dtype):
+    """An uninitialised array on the device."""
+    return cuda_module().device_array(shape, np.dtype(dtype))

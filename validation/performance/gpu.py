@@ -1,0 +1,169 @@
+"""Gradients on a GPU beside jitted diffrax and torchdiffeq on the same GPU: G1 ensembles, G3 small batches.
+
+    python validation/performance/gpu.py [--only G1] [--output validation/results/cuda_performance.md]
+
+G1: 1,000,000 trajectories of Lotka-Volterra and of Lorenz with parameters of their own, adaptive, tolerance 1e-6.
+G3: a batch of 256, where the time to launch counts. G2, a perceptron a block, is not built. Contestants take turns in
+one run; every one must first return the gradient that refnode's CPU finds for 64 of the samples. In the simulator
+(``--smoke``) sizes are tiny and times mean nothing: it shows that the script runs.
+"""
+import argparse
+import pathlib
+import platform
+import time
+
+import numpy as np
+
+import refnode
+from refnode import cuda_device
+
+TOLERANCE, CHECKED = 1e-6, 64
+AGREE = {"float64": 1e-3, "float32": 3e-2}       # of gradients at this tolerance, beside the CPU at a much smaller one
+
+
+def lotka_volterra(count):
+    rng = np.random.default_rng(0)
+    return refnode.Batch(refnode.fields.lotka_volterra, rng.uniform(0.75, 1.5, (count, 2)),
+                         rng.uniform(0.9, 1.1, (count, 4)) * [1.5, 1.0, 3.0, 1.0], (0.0, 5.0), loss=refnode.losses.sum_of_squares())
+
+
+def lorenz(count):
+    rng = np.random.default_rng(1)
+    return refnode.Batch(refnode.fields.lorenz, rng.uniform(0.9, 1.1, (count, 3)) * [1.0, 1.0, 20.0],
+                         rng.uniform(0.95, 1.05, (count, 3)) * [10.0, 28.0, 8.0 / 3.0], (0.0, 1.0),
+                         loss=refnode.losses.sum_of_squares())
+
+
+FIELDS = {"lotka_volterra": lotka_volterra, "lorenz": lorenz}
+
+
+# --- contestants: batch, dtype -> function that returns (y0_bar, theta_bar) ---------------------------
+
+def of_refnode(batch, dtype):
+    def run():
+        found = refnode.gradient_batch(batch, device="cuda", dtype=dtype, rtol=TOLERANCE, atol=TOLERANCE)
+        return found.y0, found.theta
+    return run
+
+
+def rhs_of(name, stack):
+    """The right-hand side of the last axis, in an array library with that function ``stack``."""
+    def lotka_volterra_rhs(y, p):
+        return stack([p[..., 0] * y[..., 0] - p[..., 1] * y[..., 0] * y[..., 1],
+                      p[..., 3] * y[..., 0] * y[..., 1] - p[..., 2] * y[..., 1]], -1)
+
+    def lorenz_rhs(y, p):
+        return stack([p[..., 0] * (y[..., 1] - y[..., 0]), y[..., 0] * (p[..., 1] - y[..., 2]) - y[..., 1],
+                      y[..., 0] * y[..., 1] - p[..., 2] * y[..., 2]], -1)
+    return {"lotka_volterra": lotka_volterra_rhs, "lorenz": lorenz_rhs}[name]
+
+
+def of_diffrax(batch, dtype):
+    import diffrax
+    import jax
+    import jax.numpy as jnp
+    jax.config.update("jax_enable_x64", True)
+    rhs = rhs_of(batch.field.name, jnp.stack)
+    term, t1 = diffrax.ODETerm(lambda t, y, p: rhs(y, p)), float(batch.spans[0, 1])
+
+    def loss(y0, p):
+        found = diffrax.diffeqsolve(term, diffrax.Dopri5(), 0.0, t1, None, y0, p, max_steps=4096,
+                                    stepsize_controller=diffrax.PIDController(rtol=TOLERANCE, atol=TOLERANCE))
+        return jnp.sum(found.ys[-1] ** 2)
+    grad = jax.jit(jax.vmap(jax.grad(loss, (0, 1))))
+    arguments = jnp.asarray(batch.y0, dtype), jnp.asarray(batch.theta, dtype)
+    return lambda: tuple(map(np.asarray, jax.block_until_ready(grad(*arguments))))
+
+
+def of_torchdiffeq(batch, dtype):
+    import torch
+    import torchdiffeq
+    rhs, real = rhs_of(batch.field.name, torch.stack), getattr(torch, dtype)
+    y0, p = (torch.tensor(array, dtype=real, device="cuda", requires_grad=True) for array in (batch.y0, batch.theta))
+    times = torch.tensor(batch.spans[0], dtype=real, device="cuda")
+
+    def run():
+        end = torchdiffeq.odeint(lambda t, y: rhs(y, p), y0, times, rtol=TOLERANCE, atol=TOLERANCE, method="dopri5")[-1]
+        grads = torch.autograd.grad((end ** 2).sum(), (y0, p))
+        return tuple(grad.cpu().numpy() for grad in grads)
+    return run
+
+
+CONTESTANTS = {"G1": {"refnode": of_refnode, "diffrax": of_diffrax},
+               "G3": {"refnode": of_refnode, "diffrax": of_diffrax, "torchdiffeq": of_torchdiffeq}}
+TARGETS = {"G1": ("diffrax", 10.0), "G3": ("torchdiffeq", 20.0)}
+
+
+# --- the measurement ------------------------------------------------------------------------------
+
+def measure(work, name, dtype, count, rounds):
+    """One line of the table for every contestant."""
+    batch = FIELDS[name](count)
+    few = refnode.gradient_batch(batch.take(range(min(CHECKED, count))), rtol=1e-10, atol=1e-10)
+    runs, seconds, errors, notes = {}, {}, {}, {}
+    for who, build in CONTESTANTS[work].items():
+        try:
+            runs[who] = build(batch, dtype)
+            found = runs[who]()
+        except Exception as error:              # of whatever kind: a library is missing, or memory is short
+            runs.pop(who, None)
+            notes[who] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            continue
+        errors[who] = max(np.max(np.abs(part[:len(few.y0)] - right)) / np.max(np.abs(right))
+                          for part, right in zip(found, (few.y0, few.theta)))
+        seconds[who] = []
+    for _ in range(rounds):
+        for who, run in runs.items():
+            started = time.perf_counter()
+            run()
+            seconds[who].append(time.perf_counter() - started)
+    return [line(work, name, dtype, count, who, seconds, errors, notes) for who in CONTESTANTS[work]]
+
+
+def line(work, name, dtype, count, who, seconds, errors, notes):
+    start = f"| {work} | {name} | {dtype} | {count} | {who} |"
+    if who in notes:
+        return f"{start} - | - | - | {notes[who]} |"
+    ratio = np.median(seconds[who]) / np.median(seconds["refnode"]) if "refnode" in seconds else np.nan
+    peer, target = TARGETS[work]
+    note = "" if errors[who] <= AGREE[dtype] else "WRONG GRADIENT"
+    if who == peer:
+        note += f" target {target:g}: {'reached' if ratio >= target else 'not reached'}"
+    return f"{start} {np.median(seconds[who]):.4g} | {ratio:.3g} | {errors[who]:.1e} | {note.strip()} |"
+
+
+HEADING = """# Gradients on a GPU
+
+Made by `python validation/performance/gpu.py --output validation/results/cuda_performance.md`. Seconds of one call that gives the gradient of every
+trajectory to the host, medians of {rounds} turns in one run; the ratio is to refnode. The error is of the first {checked} samples, beside the CPU at tolerance 1e-10.
+Device: {device}. Host: {host}, {date}.{smoke}
+
+| work | field | numbers | trajectories | who | seconds | ratio | error | note |
+|---|---|---|---|---|---|---|---|---|
+"""
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=tuple(CONTESTANTS), help="one work instead of all")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes, for the simulator")
+    parser.add_argument("--output", type=pathlib.Path, metavar="FILE")
+    options = parser.parse_args(arguments)
+    cuda_device.chosen_device("cuda")
+    counts = {"G1": 8 if options.smoke else 1_000_000, "G3": 4 if options.smoke else 256}
+    lines = []
+    for work in CONTESTANTS:
+        for name in FIELDS if options.only in (None, work) else ():
+            for dtype in ("float64", "float32"):
+                lines += measure(work, name, dtype, counts[work], options.rounds)
+                print("\n".join(lines[-len(CONTESTANTS[work]):]), flush=True)
+    smoke = " **In the simulator, with tiny sizes: the times mean nothing.**" if options.smoke else ""
+    text = HEADING.format(rounds=options.rounds, checked=CHECKED, device=cuda_device.facts(), host=platform.platform(),
+                          date=time.strftime("%Y-%m-%d"), smoke=smoke) + "\n".join(lines) + "\n"
+    if options.output:
+        options.output.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
