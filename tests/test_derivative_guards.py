@@ -56,7 +56,7 @@ def test_a_right_vjp_passes(plain):
 
 
 @needs_compiler
-@pytest.mark.parametrize("derivatives", [{"vjp": index_beyond}, {"vjp": two_parts}, {"jvp": jvp_beyond}], ids=str)
+@pytest.mark.parametrize("derivatives", [{"vjp": index_beyond}, {"vjp": two_parts}, {"jvp": jvp_beyond}], ids=["index", "parts", "jvp"])
 def test_a_stray_index_or_another_number_of_parts_is_refused(derivatives):
     """Compiled code would write it into memory that belongs to somebody else, and return 0."""
     with pytest.raises(InvalidInputError, match=r"[jv]+p of field 'decay' does not fit y \(1,\) and theta \(1,\)"):

@@ -62,7 +62,8 @@ def test_a_damaged_idx_file_is_named(content, message, tmp_path):
     assert str(caught.value).startswith(f"{path}: ")
 
 
-@pytest.mark.parametrize("content", [gzip.compress(FULL)[:-12], b"no gzip", gzip.compress(FULL)[:20] + bytes(9)])
+@pytest.mark.parametrize("content", [gzip.compress(FULL)[:-12], b"no gzip", gzip.compress(FULL)[:20] + bytes(9)],
+                         ids=["cut", "other", "zeros"])
 def test_a_damaged_compressed_file_is_named(content, tmp_path):
     path = tmp_path / "images.gz"
     path.write_bytes(content)
