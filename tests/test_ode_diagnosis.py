@@ -9,7 +9,7 @@ import refnode
 from refnode.conformance import behaviour
 from refnode.conformance.behaviour import TOLERANCES, Sweep, diagnose_by_behaviour
 from refnode.conformance.check_ode import QUANTITIES, case_of, checked_quantities
-from refnode.conformance.ode_candidates import CHEAP, candidates, permutation
+from refnode.conformance.ode_candidates import CHEAP, permutation
 from refnode.conformance.ode_diagnosis import MISTAKES
 from refnode.conformance.wrong_adjoints import ADJOINT_MISTAKES, AFTERWARDS, WRONG_ADJOINTS, adjoint_answer
 from refnode.problems.reference_set import REFERENCE_PROBLEMS
@@ -114,7 +114,7 @@ def test_candidates_are_wrong_or_right_but_not_inaccurate(id):
     """None is a little wrong, as an inaccurate candidate would be; and each is a finite gradient."""
     case = case_of(id, checked_quantities(QUANTITIES))
     core = case.inputs.blocks["grad_theta"].stop
-    made = list(candidates(case.problem, case.reference, case.data["rhs"], lambda: False))
+    made = list(case.suspects.candidates(lambda: False))
     assert {c.key for c in made} >= {"sign", "interior_jumps_missing", "transposed_jacobian", "component_term_dropped"}
     for candidate in made:
         assert candidate.gradient.shape == (core,) and np.isfinite(candidate.gradient).all()
@@ -127,7 +127,7 @@ def test_jump_candidates_add_up():
     case = case_of("pendulum/swing", checked_quantities(QUANTITIES))
     core = case.reference.gradient[:case.inputs.blocks["grad_theta"].stop]
     found = {}
-    for c in candidates(case.problem, case.reference, case.data["rhs"], lambda: True):
+    for c in case.suspects.candidates(lambda: True):
         found.setdefault(c.key, c.gradient)
     assert np.allclose(found["last_jump_missing"] + found["interior_jumps_missing"], core, rtol=1e-7)
     assert np.allclose(found["last_jump_doubled"] - core, core - found["last_jump_missing"], rtol=1e-7)
@@ -135,7 +135,7 @@ def test_jump_candidates_add_up():
 
 def test_dear_candidates_are_spared():
     case = case_of("pendulum/swing", checked_quantities(QUANTITIES))
-    made = {c.key for c in candidates(case.problem, case.reference, case.data["rhs"], lambda: True)}
+    made = {c.key for c in case.suspects.candidates(lambda: True)}
     assert "transposed_jacobian" not in made and "sign" in made and len(CHEAP) > 3
 
 

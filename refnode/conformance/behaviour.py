@@ -101,7 +101,7 @@ def diagnose_by_behaviour(sweep, comparison):
 
 
 def _independent(sweep, comparison):
-    if comparison.state_right and sweep.errors[-1] > 1e-3 and known.tangent_is_unresolved(comparison.problem):
+    if comparison.state_right and sweep.errors[-1] > 1e-3 and comparison.suspects.tangent_is_unresolved:
         return _unresolved(comparison) + [_stays(sweep)]
     if _integral_alone(sweep) and sweep.errors[-1] < SMALL:
         found = _integral(sweep, "stays", comparison) + [_stays(sweep)]
@@ -139,18 +139,18 @@ def _unresolved(comparison):
 
 
 def _grows(sweep, comparison):
-    if comparison.state_right and known.tangent_is_unresolved(comparison.problem) and sweep.errors[0] > SMALL:
+    if comparison.state_right and comparison.suspects.tangent_is_unresolved and sweep.errors[0] > SMALL:
         return _unresolved(comparison)
-    if comparison.state_right and sweep.errors[0] > SMALL and known.backsolve_drifts(comparison.problem):
+    if comparison.state_right and sweep.errors[0] > SMALL and comparison.suspects.backsolve_drifts:
         return [_drift()]
     return [finding("differentiated_step_control", f"the error grows from {sweep.errors[0]:.0e} to {sweep.errors[-1]:.0e} as "
                     "the tolerance falls: the derivative goes through the step-size control.")]
 
 
 def _erratic(sweep, comparison):
-    if comparison.state_right and known.tangent_is_unresolved(comparison.problem):
+    if comparison.state_right and comparison.suspects.tangent_is_unresolved:
         return _unresolved(comparison)
-    if comparison.state_right and known.backsolve_drifts(comparison.problem):
+    if comparison.state_right and comparison.suspects.backsolve_drifts:
         return [_drift()]
     return [finding("differentiated_step_control", "the error jumps up and down while y is right: step sizes are "
                     "differentiated, or frozen steps are unstable for the tangent.")]

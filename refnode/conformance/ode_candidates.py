@@ -3,6 +3,7 @@
 Each candidate is a vector over (y0, theta); times follow from lambda and are looked at apart. They are made when
 asked for, the cheap ones first.
 """
+import functools
 import warnings
 from dataclasses import dataclass
 
@@ -33,21 +34,51 @@ class Candidate:
     gradient: np.ndarray
 
 
-def candidates(problem, reference, rhs, explained):
-    """Every `Candidate`, in the order in which they are tried; a family that cannot be computed is left out.
+class Suspects:
+    """What may be wrong on one problem; everything is made once, when it is first asked for.
 
-    Those that need another solve in plain Python are made only while ``explained()`` is false.
+    Attributes
+    ----------
+    problem, reference : Problem, OdeReference
+    rhs : dict
+        The right-hand side as data.
     """
-    right, n = reference.gradient[:problem.y0.size + problem.theta.size], problem.y0.size
-    for family in CHEAP + DEAR:
-        if family in DEAR and explained():
-            return
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", GradientWarning)
-                yield from family(problem, reference, right, n, rhs)
-        except (RefnodeError, ArithmeticError):
-            continue
+
+    def __init__(self, problem, reference, rhs):
+        self.problem, self.reference, self.rhs, self._made = problem, reference, rhs, {}
+
+    def candidates(self, explained):
+        """Every `Candidate`, in the order in which they are tried; a family that cannot be computed is left out.
+
+        Those that need another solve in plain Python are made only while ``explained()`` is false.
+        """
+        for family in CHEAP + DEAR:
+            if family in DEAR and explained():
+                return
+            if family not in self._made:
+                self._made[family] = self._family(family)
+            yield from self._made[family]
+
+    def _family(self, family):
+        problem, found = self.problem, []
+        right, n = self.reference.gradient[:problem.y0.size + problem.theta.size], problem.y0.size
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", GradientWarning)
+            try:
+                found += family(problem, self.reference, right, n, self.rhs)
+            except (RefnodeError, ArithmeticError):
+                pass
+        return found
+
+    @functools.cached_property
+    def tangent_is_unresolved(self):
+        """Whether steps chosen by the state alone do not resolve the tangent."""
+        return _warns(self.problem, "discrete", check_tangent=True)
+
+    @functools.cached_property
+    def backsolve_drifts(self):
+        """Whether y cannot be solved backwards."""
+        return _warns(self.problem, "backsolve_plain")
 
 
 # --- multiples and orders of the right gradient ------------------------------------------------------
@@ -264,25 +295,6 @@ def _vjp(field, t, y, theta, w):
 
 
 # --- what refnode finds difficult in the problem -------------------------------------------------------
-
-def tangent_is_unresolved(problem):
-    """Whether steps chosen by the state alone do not resolve the tangent."""
-    return _warns(problem, "discrete", check_tangent=True)
-
-
-def backsolve_drifts(problem):
-    """Whether y cannot be solved backwards."""
-    return _warns(problem, "backsolve_plain")
-
-
-def through_differs(problem, right, units):
-    """How far the derivative through the step control is off, in E, at a tolerance of 1e-7."""
-    try:
-        found = flat(gradient(problem, truth="through", method="dopri5", rtol=1e-7, atol=1e-7))[:right.size]
-    except RefnodeError:
-        return np.inf
-    return float(np.max(np.abs(found - right) / units, initial=0.0))
-
 
 def _warns(problem, recipe, **options):
     with warnings.catch_warnings():

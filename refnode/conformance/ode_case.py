@@ -1,11 +1,13 @@
 """A problem with its reference, what is asked of an answer, and the judgement of one."""
+import functools
 import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from refnode.conformance.ode_answer import read_answer
-from refnode.conformance.ode_diagnosis import MISTAKES, Finding, diagnose_by_value, finding
+from refnode.conformance.ode_candidates import Suspects
+from refnode.conformance.ode_diagnosis import MISTAKES, Finding, diagnose_by_value, finding, norm_at_zero
 from refnode.conformance.ode_reference import Inputs, differences
 from refnode.conformance.ode_report import OdeReport
 from refnode.conformance.score import block_units, level_of, scaled_error, tolerance_floor
@@ -46,6 +48,7 @@ class Comparison:
     units: np.ndarray
     wrong: np.ndarray
     state_right: bool
+    suspects: Suspects
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,16 @@ class Case:
     @property
     def inputs(self):
         return Inputs.of(self.problem)
+
+    @functools.cached_property
+    def suspects(self):
+        """Known mistakes on this problem, kept from one diagnosis to the next."""
+        return Suspects(self.problem, self.reference, self.data["rhs"])
+
+    @functools.cached_property
+    def _differences(self):
+        """Finite differences made so far: index -> (value, error)."""
+        return {}
 
     @property
     def units(self):
@@ -134,7 +147,7 @@ class Case:
 
     def comparison(self, judged):
         return Comparison(self.problem, self.reference, self.inputs, self.data["rhs"], judged.answer.gradient, self.units,
-                          judged.wrong, judged.state_right)
+                          judged.wrong, judged.state_right, self.suspects)
 
     # --- from what was found to a report ---
 
@@ -160,6 +173,8 @@ class Case:
     def diagnosed(self, judged):
         """Findings on a gradient that is off, or on an answer of a wrong shape."""
         faults = [finding(key, text) if key in MISTAKES else Finding(key, text) for key, text in judged.answer.faults]
+        if any(f.key == "first_nan" for f in faults):
+            faults += norm_at_zero(self.comparison(judged))
         if faults or not judged.wrong.any():
             return faults + ([] if judged.state_right or faults else [Finding(
                 None, "y or the loss is wrong, so that the gradient belongs to another problem: compare f, y0, the times and "
@@ -175,13 +190,16 @@ class Case:
         members = np.array([c.index[0] for c in ranked[:SHOWN_DIFFERENCES]], dtype=int)
         if not members.size:
             return components, []
-        try:
-            value, error = differences(self.problem, members)
-        except (RefnodeError, ArithmeticError):
-            return components, []
-        known = {int(i): (float(v), float(e)) for i, v, e in zip(members, value, error)}
+        known, missing = self._differences, np.array([i for i in members if int(i) not in self._differences], dtype=int)
+        if missing.size:
+            try:
+                value, error = differences(self.problem, missing)
+            except (RefnodeError, ArithmeticError):
+                return components, []
+            known.update({int(i): (float(v), float(e)) for i, v, e in zip(missing, value, error)})
         shown = [replace(c, finite_difference=known[c.index[0]][0], finite_difference_error=known[c.index[0]][1])
                  if len(c.index) == 1 and c.index[0] in known else c for c in components]
+        value, error = np.transpose([known[int(i)] for i in members])
         return shown, [_difference_evidence(self, members, value, error)]
 
 

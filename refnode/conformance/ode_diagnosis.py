@@ -128,7 +128,7 @@ def finding(key, text, residual=None):
 def diagnose_by_value(comparison):
     """Findings that explain a gradient that is off in (y0, theta) or in the times; the best first.
 
-    `comparison` has problem, reference, inputs, rhs, yours (NaN where absent), units and wrong.
+    `comparison` has suspects, problem, reference, inputs, rhs, yours (NaN where absent), units and wrong.
     """
     core = np.arange(comparison.inputs.blocks["grad_theta"].stop)
     core = core[~np.isnan(comparison.yours[core])]
@@ -152,7 +152,7 @@ def _of_candidates(comparison, mismatch, core, found):
         return any(f.residual <= CERTAIN * mismatch.size and f.key != "parameter_captured" for f in found)
 
     found = list(found)
-    for candidate in known.candidates(comparison.problem, comparison.reference, comparison.rhs, explained):
+    for candidate in comparison.suspects.candidates(explained):
         gradient = candidate.gradient[core]
         if mismatch.explained_by(gradient):
             residual = mismatch.residual(gradient)
@@ -238,19 +238,28 @@ def _float32(mismatch):
     return []
 
 
+def norm_at_zero(comparison):
+    """Causes of a NaN where the state is at rest: the error estimate is 0, and the root of its square has no slope there."""
+    if known.resting_states(comparison.problem) < 1.0:
+        return []
+    why = "the state is at rest, so that the estimated error is exactly 0: the derivative of its norm is 0/0"
+    return [finding("differentiated_step_control", f"{why} if it goes through the step-size control."),
+            finding("step_heuristic_leak", "or through the automatic first step.")]
+
+
 def _of_this_problem(comparison, theta_at_fault):
     """Mechanisms that refnode's own probes find on this problem."""
     problem, found = comparison.problem, []
     if known.resting_states(problem) > 0.9 and problem.y0.size >= 32:
         found.append(finding("batch_dilution", "nearly all states are at rest: a norm over all of them does not see the others."))
-    if known.tangent_is_unresolved(problem):
+    if comparison.suspects.tangent_is_unresolved:
         hidden = np.flatnonzero(problem.theta == 0.0).size > 0
         keys = ("hidden_forcing", "uncontrolled_tangent") if hidden else ("uncontrolled_tangent",)
         found += [finding(key, "steps that serve the state do not resolve the tangent on this problem "
                           "(refnode's probe warns, too).") for key in keys]
         if hidden and theta_at_fault:
             found.append(finding("quadrature_not_controlled", "or the error norm does not see the parameter integral."))
-    if not found and comparison.state_right and known.backsolve_drifts(problem):
+    if not found and comparison.state_right and comparison.suspects.backsolve_drifts:
         found.append(finding("backsolve_drift", "y and the loss are right, and y cannot be solved backwards on this problem "
                              "(refnode's own backsolve warns, too)."))
     return found
