@@ -5,6 +5,7 @@ import numpy as np
 
 from refnode.conformance import ode_candidates as known
 from refnode.conformance.ode_diagnosis import SMALL, finding
+from refnode.conformance.score import FAIL_SCORE, PASS_SCORE
 
 TOLERANCES = (1e-5, 1e-7, 1e-9, 1e-11)
 ROUNDING = 1e-13       # E, over kappa, below which an error is rounding
@@ -12,6 +13,7 @@ FLAT = 0.1             # slopes of log E against log tol below this are independ
 PROPORTIONAL = 0.8
 GROWS = -0.15
 JAGGED = 10.0          # an error that rises by this factor somewhere and falls by it elsewhere is erratic
+BROKEN = 1e3           # an error that falls by this factor from one tolerance to the next was that of a solver that broke down
 AHEAD = 30.0           # a flat error this many times kappa tol at the tightest tolerance is no rounding
 
 
@@ -39,9 +41,19 @@ class Sweep:
     kappa: float
 
     @property
+    def settled(self):
+        """Which errors count: finite ones, but for those at loose tolerances at which a solver breaks down."""
+        counts = np.isfinite(self.errors)
+        for k in range(self.errors.size - 2):
+            if counts[k] and self.errors[k] <= BROKEN * self.errors[k + 1]:
+                break
+            counts[k] = False
+        return counts
+
+    @property
     def slope(self):
         """Of log E against log tol, where E is above rounding; NaN where it is nowhere."""
-        above = np.isfinite(self.errors) & (self.errors > ROUNDING * self.kappa)
+        above = self.settled & (self.errors > ROUNDING * self.kappa)
         if above.sum() < 2:
             return np.nan
         return float(np.polyfit(np.log(np.array(self.tolerances)[above]), np.log(self.errors[above]), 1)[0])
@@ -49,10 +61,9 @@ class Sweep:
     @property
     def kind(self):
         """"exact", "proportional", "independent", "grows", "erratic", "slow" or "unknown"."""
-        finite = np.isfinite(self.errors)
-        if finite.sum() < 2:
+        if np.isfinite(self.errors).sum() < 2:
             return "unknown"
-        errors = self.errors[finite]
+        errors = self.errors[self.settled]
         if (errors <= ROUNDING * self.kappa).all():
             return "exact"
         steps = np.diff(np.log(np.maximum(errors, ROUNDING)))
@@ -95,21 +106,25 @@ WORDS = {"exact": "exact to rounding at every tolerance", "proportional": "propo
 
 def diagnose_by_behaviour(sweep, comparison):
     """Findings from how the error depends on the tolerance."""
-    rules = {"independent": _independent, "grows": _grows, "erratic": _erratic, "slow": _slow}
+    rules = {"independent": _independent, "grows": _grows, "erratic": _erratic, "slow": _slow, "proportional": _weak}
     rule = rules.get(sweep.kind)
     return rule(sweep, comparison) if rule else []
 
 
 def _independent(sweep, comparison):
     if comparison.state_right and sweep.errors[-1] > 1e-3 and comparison.suspects.tangent_is_unresolved:
-        return _unresolved(comparison) + [_stays(sweep)]
+        found = _unresolved(comparison) + [_stays(sweep)]
+        return found[::-1] if sweep.constant and known.resting_states(comparison.problem) < 1.0 else found
     if _integral_alone(sweep) and sweep.errors[-1] < SMALL:
         found = _integral(sweep, "stays", comparison) + [_stays(sweep)]
         return found[::-1] if sweep.constant else found
     if sweep.errors[-1] < 1e-4 and sweep.errors[-1] > 1e-9:
         return [finding("single_precision", f"the error stays at {sweep.errors[-1]:.0e} whatever the tolerance: a part is "
                         "computed in float32.")]
-    return [_stays(sweep)]
+    if sweep.constant or sweep.errors[-1] > SMALL:
+        return [_stays(sweep)]
+    return [_stays(sweep), finding("low_order_interpolation", "or y is read through an interpolant of low order, by a solver "
+                                   "whose steps do not shrink with the tolerance.")]
 
 
 def _stays(sweep):
@@ -125,7 +140,7 @@ def _integral(sweep, how, comparison):
     found = [finding("first_order_quadrature", f"y0 is right, and the error of theta {how} (E = {sweep.theta_errors[-1]:.1e}): "
                     "the parameter integral is summed by a rule of low order."),
              finding("quadrature_not_controlled", "or the error norm does not see the parameter integral.")]
-    if known.is_linear(comparison.problem):
+    if comparison.suspects.is_linear:
         found.append(finding("low_order_interpolation", "or y is read through an interpolant of low order: on this linear "
                              "problem lambda does not depend on y."))
     return found
@@ -161,9 +176,23 @@ def _drift():
                    "backsolve drift.")
 
 
+def _weak(sweep, comparison):
+    """The error falls as it should and is too large by a factor: the control, not the derivative."""
+    excess = sweep.errors[-1] / (sweep.kappa * sweep.tolerances[-1])
+    if excess < PASS_SCORE:
+        return []
+    found = [finding("batch_dilution", f"the error is proportional to the tolerance, and {excess:.0e} times what the tolerance "
+                     "allows: the error control is weaker than it says, as a norm over a whole batch is.")]
+    drifts = comparison.state_right and excess > FAIL_SCORE and comparison.suspects.backsolve_drifts
+    return [_drift(), *found] if drifts else found
+
+
 def _slow(sweep, comparison):
     if sweep.errors[-1] < AHEAD * sweep.kappa * sweep.tolerances[-1]:
         return []
+    hidden = comparison.state_right and sweep.errors[0] > SMALL and comparison.suspects.tangent_is_unresolved
+    if hidden:
+        return _unresolved(comparison) + (_integral(sweep, f"falls as tol^{sweep.slope:.2f} only", comparison) if _integral_alone(sweep) else [])
     if _integral_alone(sweep):
         return _integral(sweep, f"falls as tol^{sweep.slope:.2f} only", comparison)
     return [finding("low_order_interpolation", f"the error falls as tol^{sweep.slope:.2f} only: y is read through an "

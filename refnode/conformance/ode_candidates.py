@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.integrate import solve_ivp
 
-from refnode.conformance.problem_functions import OwnField
+from refnode.conformance.problem_functions import OwnField, field_of
 from refnode.errors import GradientWarning, RefnodeError
 from refnode.evidence.row import flat
 from refnode.fields.field import VectorField
@@ -55,6 +55,8 @@ class Suspects:
         for family in CHEAP + DEAR:
             if family in DEAR and explained():
                 return
+            if family in SMOOTH and "pieces" in self.rhs:
+                continue
             if family not in self._made:
                 self._made[family] = self._family(family)
             yield from self._made[family]
@@ -73,12 +75,22 @@ class Suspects:
     @functools.cached_property
     def tangent_is_unresolved(self):
         """Whether steps chosen by the state alone do not resolve the tangent."""
-        return _warns(self.problem, "discrete", check_tangent=True)
+        return "pieces" not in self.rhs and _warns(self.problem, "discrete", check_tangent=True)
 
     @functools.cached_property
     def backsolve_drifts(self):
         """Whether y cannot be solved backwards."""
-        return _warns(self.problem, "backsolve_plain")
+        return "pieces" not in self.rhs and _warns(self.problem, "backsolve_plain")
+
+    @functools.cached_property
+    def is_linear(self):
+        """Whether df/dy does not depend on y: lambda is then right however y is read."""
+        problem, n, p = self.problem, self.problem.y0.size, self.problem.theta.size
+        w = np.linspace(1.0, 2.0, n)
+        pieces = field_of({"rhs": self.rhs}, n, p) if "pieces" in self.rhs else [OwnField(problem.field, n, p)]
+        slopes = [[piece.pull(problem.t0, at, problem.theta, w)[0] for at in (problem.y0, 1.25 * problem.y0 + 0.125)]
+                  for piece in pieces]
+        return all(np.allclose(*both, rtol=1e-12, atol=0.0) for both in slopes)
 
 
 # --- multiples and orders of the right gradient ------------------------------------------------------
@@ -183,15 +195,18 @@ def cost(problem, reference, right, n, rhs):
 # --- other equations -----------------------------------------------------------------------------------
 
 def switches(problem, reference, right, n, rhs):
-    """A switch passed without its jump, by the SciPy adjoint: fields with a switch have no derivatives in refnode."""
+    """Every mistake on a problem with a switch, by the SciPy adjoint: such fields have no derivatives in refnode."""
     if "pieces" in rhs:
         from refnode.conformance.wrong_adjoints import adjoint_answer    # late: it is only needed here
-        key = "switch_time_ignored" if "time" in rhs["switch"] else "state_switch_ignored"
-        data = {"rhs": rhs, "t0": problem.t0, "t1": problem.t1, "y0": problem.y0, "theta": problem.theta,
+        ignored = "switch_time_ignored" if "time" in rhs["switch"] else "state_switch_ignored"
+        data = {"rhs": rhs, "t0": problem.t0, "t1": problem.t1, "y0": problem.y0, "theta": problem.theta, "sha256": "",
                 "ts": None if problem.ts_is_t1 else problem.ts, "loss": {"kind": "object", "loss": problem.loss}}
-        found = adjoint_answer(data, OPTIONS["rtol"], OPTIONS["atol"], key)["grad"]
-        yield Candidate(key, "that passes the switch as if nothing happened there: no jump of lambda",
-                        np.concatenate([found["y0"], found["theta"]]))
+        solved = {}
+        for key, what in {ignored: "that passes the switch as if nothing happened there: no jump of lambda", **AT_SWITCHES}.items():
+            if key == "transposed_jacobian" and n == 1:
+                continue
+            found = adjoint_answer(data, OPTIONS["rtol"], OPTIONS["atol"], key, solved)["grad"]
+            yield Candidate(key, what, np.concatenate([found["y0"], found["theta"]]))
 
 
 def stopped(problem, reference, right, n, rhs):
@@ -284,6 +299,14 @@ def single_times(problem, reference, right, n, rhs):
 
 CHEAP = (multiples, layouts, jumps, cost, switches, stopped)
 DEAR = (dropped, transposed, single_times)
+SMOOTH = (jumps, cost, stopped, *DEAR)      # those that need the derivatives of f, and that f has no switch
+AT_SWITCHES = {
+    "interior_jumps_missing": "WITHOUT the jumps at the interior observation times",
+    "last_jump_missing": "WITHOUT the jump at the last observation", "last_jump_doubled": "with the last jump added TWICE",
+    "first_jump_missing": "WITHOUT the jump at the first observation",
+    "stops_at_first_observation": "of a backward solve that stops at the first observation",
+    "transposed_jacobian": "with df/dy where its transpose belongs",
+    "component_term_dropped": "WITHOUT what theta does through the last equation"}
 
 
 def _vjp(field, t, y, theta, w):
@@ -304,13 +327,6 @@ def _warns(problem, recipe, **options):
         except (GradientWarning, RefnodeError):
             return True
     return False
-
-
-def is_linear(problem):
-    """Whether df/dy does not depend on y: lambda is then right however y is read."""
-    y, w = problem.y0, np.linspace(1.0, 2.0, problem.y0.size)
-    pulled_back = [_vjp(problem.field, problem.t0, at, problem.theta, w)[1] for at in (y, 1.25 * y + 0.125)]
-    return bool(np.allclose(*pulled_back, rtol=1e-12, atol=0.0))
 
 
 def resting_states(problem):

@@ -7,7 +7,7 @@ import numpy as np
 
 from refnode.conformance.ode_answer import read_answer
 from refnode.conformance.ode_candidates import Suspects
-from refnode.conformance.ode_diagnosis import MISTAKES, Finding, diagnose_by_value, finding, norm_at_zero
+from refnode.conformance.ode_diagnosis import MISTAKES, Finding, all_singles, diagnose_by_value, finding, norm_at_zero
 from refnode.conformance.ode_reference import Inputs, differences
 from refnode.conformance.ode_report import OdeReport
 from refnode.conformance.score import block_units, level_of, scaled_error, tolerance_floor
@@ -175,6 +175,8 @@ class Case:
         faults = [finding(key, text) if key in MISTAKES else Finding(key, text) for key, text in judged.answer.faults]
         if any(f.key == "first_nan" for f in faults):
             faults += norm_at_zero(self.comparison(judged))
+        if not faults and not judged.wrong.any() and judged.verdict == "INCONCLUSIVE":
+            return all_singles(judged.answer.gradient)
         if faults or not judged.wrong.any():
             return faults + ([] if judged.state_right or faults else [Finding(
                 None, "y or the loss is wrong, so that the gradient belongs to another problem: compare f, y0, the times and "

@@ -140,10 +140,11 @@ def diagnose_by_value(comparison):
 def _of_core(comparison, core):
     mismatch = Mismatch(comparison.yours[core], comparison.reference.gradient[core], comparison.units[core],
                         comparison.wrong[core], [comparison.inputs.names[i] for i in core])
-    moving = "pieces" in comparison.rhs            # where the zero is that of a switch, not of a closure
-    found = _of_candidates(comparison, mismatch, core, [] if moving else _not_moving(comparison, core))
-    found = _grouped(found, mismatch.size)
-    return found or _not_moving(comparison, core) or _permuted(mismatch, comparison) or _by_signature(comparison, mismatch, core)
+    zeros = _not_moving(comparison, core)
+    moving = "pieces" in comparison.rhs            # where a zero may be that of a switch, before that of a closure
+    found = _of_candidates(comparison, mismatch, core, [] if moving else zeros)
+    found = _grouped(found + zeros if moving else found, mismatch.size)
+    return found or _permuted(mismatch, comparison) or _by_signature(comparison, mismatch, core)
 
 
 def _of_candidates(comparison, mismatch, core, found):
@@ -161,12 +162,12 @@ def _of_candidates(comparison, mismatch, core, found):
 
 
 def _grouped(found, size):
-    """The best finding, and those that this problem does not tell from it; one for each key."""
+    """The best finding, those as good, and those that this problem hardly tells from it; one for each key."""
     if not found:
         return []
     least = min(f.residual for f in found)
     kept, keys = [], set()
-    for f in sorted(found, key=lambda f: f.residual > max(SAME * least, NEGLIGIBLE * size)):
+    for f in sorted(found, key=lambda f: f.residual > SAME * least):
         if f.residual <= max(SAME * least, NEGLIGIBLE * size) and f.key not in keys:
             keys.add(f.key)
             kept.append(f)
@@ -224,13 +225,19 @@ def _by_signature(comparison, mismatch, core):
                     "unless the tolerance is loose."), *lines]
 
 
+def all_singles(yours):
+    """A finding if every number is a float32 to the last bit, some with so many digits that it is no accident."""
+    numbers = yours[(yours != 0) & ~np.isnan(yours)]
+    with np.errstate(over="ignore", under="ignore"):
+        singles = numbers.size > 1 and np.array_equal(numbers, numbers.astype(np.float32).astype(float))
+        short = np.array_equal(numbers, numbers.astype(np.float16).astype(float))
+    return [finding("single_precision", "every number of yours is a float32.")] if singles and not short else []
+
+
 def _float32(mismatch):
     """Numbers that are float32 to the last bit, or errors of that size."""
-    numbers = mismatch.yours[mismatch.yours != 0]
-    with np.errstate(over="ignore"):
-        singles = numbers.size > 1 and np.array_equal(numbers, numbers.astype(np.float32).astype(float))
-    if singles and mismatch.size < 1e-2:
-        return [finding("single_precision", "every number of yours is a float32, and the error is of its size.")]
+    if mismatch.size < 1e-2 and (found := all_singles(mismatch.yours)):
+        return found
     nonzero = mismatch.reference != 0
     relative = np.abs(mismatch.yours - mismatch.reference)[nonzero] / np.abs(mismatch.reference[nonzero])
     if relative.size and mismatch.size < 1e-4 and 3e-9 < np.median(relative) < 3e-6:
@@ -269,7 +276,9 @@ def _of_this_problem(comparison, theta_at_fault):
 
 def _of_times(comparison):
     """y0 and theta are right; some time is not."""
-    blocks, found = comparison.inputs.blocks, []
+    blocks, found = comparison.inputs.blocks, _float32(_present(comparison))
+    if found:
+        return found
     for block, key, expected, text in (
             ("grad_t0", "t0_gradient_sign", -1.0, "dL/dt0 has the opposite sign."),
             ("grad_t1", "t1_gradient_missing", 0.0, "dL/dt1 is zero."),
@@ -288,7 +297,7 @@ def _of_times(comparison):
                     (np.abs(yours - factor * right) <= EXPLAINS * np.abs(yours - right)).all()), "is wrong")
         text = f"{block.removeprefix('grad_')}: the derivative {how}, while those of y0 and theta are right."
         found.append(Finding(None, text) if how == "is wrong" else finding(key, text))
-    return found if any(f.key for f in found) else _float32(_present(comparison)) + found
+    return found
 
 
 def _present(comparison):

@@ -136,16 +136,16 @@ class _ComplexSteps:
     def _first_step(self, t, z, k1):
         """Hairer, Norsett & Wanner, Solving ODEs I, II.4: the automatic first step of an order-5 method."""
         scale = self.atol + self.rtol * _larger(z, z)
-        d0, d1 = (self._norm(x / scale, self.way != "frozen") for x in (z, k1))
+        d0, d1 = self._norm(z / scale), self._norm(k1 / scale)
         small = min(d0[0].real, d1[0].real) < 1e-5
         h = np.full(t.shape, 1e-6, dtype=complex) if small else 0.01 * d0 / d1
         moved = self.f(t + self.sign * h, z + self.sign * h * k1)
-        d2 = self._norm((moved - k1) / scale, self.way != "frozen") / h
+        d2 = self._norm((moved - k1) / scale) / h
         larger = d2 if d2[0].real > d1[0].real else d1
         other = (0.01 / larger) ** 0.2 if larger[0].real > 1e-15 else np.maximum(1e-6, 1e-3 * h.real).astype(complex)
         return self.sign * (100.0 * h if 100.0 * h[0].real < other[0].real else other)
 
-    def _norm(self, x, differentiated):
+    def _norm(self, x, differentiated=False):
         """The root of the mean square of each column. At 0 it has no derivative: real programs return NaN from there on."""
         if np.max(np.abs(x.real)) < STEP:
             self.singular = self.singular or differentiated
