@@ -313,3 +313,64 @@ def test_levels():
 def test_quantities():
     assert checked_quantities(("grad_t",)) == ("grad_t0", "grad_t1", "grad_ts")
     assert case_of(PENDULUM, checked_quantities(QUANTITIES)).inputs.names[-4:] == ["ts[0]", "ts[1]", "ts[2]", "ts[3]"]
+
+
+# --- what a gradient is meant to be -----------------------------------------------------------------------
+
+RESTING = "twin_growth/uncontrolled_tangent"
+
+
+def frozen_answer(**parts):
+    """The derivative of refnode's steps on a state at rest: -66 %, and exactly what the steps say."""
+    g = refnode.gradient(record(RESTING).problem, "discrete", rtol=1e-9, atol=1e-9, check_tangent=False)
+    return changed({"y": g.solution.y, "loss": g.loss, "grad": {"y0": g.y0, "theta": g.theta},
+                    "stats": {"rtol": 1e-9, "atol": 1e-9}}, **parts)
+
+
+def test_a_derivative_of_steps_is_no_fail_where_steps_have_another_one():
+    report = refnode.check_ode(RESTING, frozen_answer(), truth="frozen")
+    assert report.verdict == "INCONCLUSIVE" and "does not hold its steps" in str(report) and "--mode fixed" in str(report)
+    assert refnode.check_ode(RESTING, frozen_answer()).verdict == "FAIL"
+    declared = refnode.check_ode(RESTING, frozen_answer(truth="discrete_frozen"))
+    assert declared.verdict == "FAIL" and "claimed" in str(declared)
+
+
+def test_a_claim_excuses_no_known_mistake(right):
+    negative = [-v for v in record_gradient(RESTING)]
+    assert refnode.check_ode(RESTING, frozen_answer(y0=negative), truth="frozen").verdict == "FAIL"
+    wrong = changed(right, theta=[2 * v for v in right["grad"]["theta"]])
+    assert refnode.check_ode(PENDULUM, wrong, truth="through").verdict == "FAIL"
+    report = refnode.check_ode(PENDULUM, right, truth="frozen")
+    assert report.verdict == "PASS" and "compared with the derivative of the solution" in str(report).replace("\n" + 13 * " ", " ")
+
+
+def record_gradient(id):
+    return certified_reference(record(id)).gradient[:2]
+
+
+# --- evidence ---------------------------------------------------------------------------------------------
+
+def test_a_failure_shows_taylor_rates_and_the_angle(right):
+    theta = right["grad"]["theta"]
+    report = refnode.check_ode(PENDULUM, changed(right, theta=[theta[0], -theta[1]]))
+    found = {check.method: check for check in report.checks}
+    assert found["taylor"].outcome == "disagree" and "(correct: 2.00)" in found["taylor"].summary
+    size, core = case_of(PENDULUM).inputs.size[:4], np.array(right["grad"]["y0"] + theta)
+    a, b = size * core, size * core * [1, 1, 1, -1]
+    assert found["cosine"].data["cosine"] == pytest.approx(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)), abs=1e-6)
+    assert "Taylor rates" in str(report) and "cos(yours, reference)" in str(report)
+
+
+def test_taylor_rates_of_a_right_gradient_are_two(right):
+    """Shown beside a FAIL for another reason: here, a derivative by t0 of the wrong sign."""
+    report = refnode.check_ode(PENDULUM, changed(right, t0=-right["grad"]["t0"]))
+    found = {check.method: check for check in report.checks}
+    assert report.verdict == "FAIL" and found["taylor"].outcome == "agree"
+    assert found["cosine"].data["cosine"] == pytest.approx(1.0, abs=1e-9)
+
+
+def test_the_command_is_never_broken_at_a_hyphen():
+    from refnode.conformance.ode_report import OdeReport
+    command = "refnode check --problem " + "a-very-long-folder/" * 8 + "problem-with-hyphens.json answer.json"
+    report = OdeReport("FAIL", settings={"command": command})
+    assert any(word == command.split()[3] for line in report.to_text().splitlines() for word in line.split())

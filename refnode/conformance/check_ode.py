@@ -27,8 +27,12 @@ def check_ode(problem, answer, *, quantities=QUANTITIES, truth="auto", rtol=None
     quantities : sequence of str
         Out of "y", "loss", "grad_y0", "grad_theta", "grad_t" (or "grad_t0", "grad_t1", "grad_ts").
     truth : "auto", "exact", "frozen" or "through"
-        Which derivative yours should be. "frozen" and "through" are told by a program's behaviour: a derivative that
-        converges to the exact one, or that moves with the step control.
+        Which derivative yours is meant to be. An answer does not hold its steps, so that "frozen" and "through" cannot be
+        confirmed from it: every gradient is compared with the derivative of the solution, to which all three tend. One that
+        differs, and no mistake of the dictionary, is INCONCLUSIVE instead of FAIL only where refnode's own derivative of that
+        kind differs as well; the report says so. To compare derivatives of steps to rounding give the steps
+        (``refnode problems export --mode fixed``, docs/interchange.md). An answer's own ``truth`` is reported, and changes
+        no verdict.
     rtol : float, optional
         Accuracy asked for, as a part of the gradient's size in its block. Default: what the tolerance allows at which
         the answer was computed, if it says so (``stats``), else 1e-6.

@@ -5,13 +5,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from refnode.conformance.claims import of_a_claim
+from refnode.conformance.evidence_of_failure import difference_evidence, differences_of, other_evidence
 from refnode.conformance.ode_answer import read_answer
 from refnode.conformance.ode_candidates import Suspects
 from refnode.conformance.ode_diagnosis import MISTAKES, Finding, all_singles, diagnose_by_value, finding, norm_at_zero
-from refnode.conformance.ode_reference import Inputs, differences
+from refnode.conformance.ode_reference import Inputs
 from refnode.conformance.ode_report import OdeReport
 from refnode.conformance.score import block_units, level_of, scaled_error, tolerance_floor
-from refnode.errors import ProblemFileError, RefnodeError
+from refnode.errors import ProblemFileError
 from refnode.gradcheck.gradient_report import Check, Judgement
 from refnode.gradcheck.judgement import MARGIN, judge
 from refnode.problems.problem import Problem
@@ -152,16 +154,15 @@ class Case:
     # --- from what was found to a report ---
 
     def report(self, judged, diagnose, checks=(), findings=None, verdict=None, notes=(), truth=None):
-        verdict = verdict or judged.verdict
-        components, checks = judged.components, list(checks)
+        verdict, claimed = of_a_claim(self, judged, verdict or judged.verdict)
+        components, checks, notes = judged.components, list(checks), [*notes, *claimed]
         if verdict == "FAIL":
-            components, evidence = self._confirmed(components)
+            components, evidence = self._confirmed(components, judged.answer.gradient)
             checks = evidence + checks
         if findings is None:
             findings = self.diagnosed(judged) if diagnose and verdict in ("FAIL", "INCONCLUSIVE") else []
             if verdict == "INCONCLUSIVE" and named_beyond_doubt(findings, judged):
-                verdict, notes = "FAIL", [*notes, "the tolerance would excuse an error of this size, but a known mistake "
-                                          "explains it"]
+                verdict, notes = "FAIL", [*notes, "an error of this size would be excused, but a known mistake explains it"]
         truth = truth or ("exact" if verdict == "PASS" else "none")
         level = judged.level
         settings = {"rtol": self.rtol, "tolerance": level.tolerance, "atol": level.atol, "kappa": level.kappa,
@@ -186,31 +187,17 @@ class Case:
             found = [Finding(None, "y or the loss is wrong as well: compare f, y0, the times and the loss first."), *found]
         return found
 
-    def _confirmed(self, components):
-        """The worst components with finite differences beside them, and what that says."""
+    def _confirmed(self, components, yours):
+        """The worst components with finite differences beside them, and what that and other evidence says."""
         ranked = sorted((c for c in components if c.verdict == "FAIL" and len(c.index) == 1), key=lambda c: -c.ratio)
         members = np.array([c.index[0] for c in ranked[:SHOWN_DIFFERENCES]], dtype=int)
-        if not members.size:
+        found = differences_of(self.problem, members, self._differences) if members.size else None
+        if found is None:
             return components, []
-        known, missing = self._differences, np.array([i for i in members if int(i) not in self._differences], dtype=int)
-        if missing.size:
-            try:
-                value, error = differences(self.problem, missing)
-            except (RefnodeError, ArithmeticError):
-                return components, []
-            known.update({int(i): (float(v), float(e)) for i, v, e in zip(missing, value, error)})
+        known = dict(zip(members.tolist(), found.T.tolist()))
         shown = [replace(c, finite_difference=known[c.index[0]][0], finite_difference_error=known[c.index[0]][1])
                  if len(c.index) == 1 and c.index[0] in known else c for c in components]
-        value, error = np.transpose([known[int(i)] for i in members])
-        return shown, [_difference_evidence(self, members, value, error)]
-
-
-def _difference_evidence(case, members, value, error):
-    reference, units = case.reference.gradient[members], case.units[members]
-    gap = float(np.max(np.abs(value - reference) / units))
-    agree = (np.abs(value - reference) <= MARGIN * (error + case.reference.uncertainty[members]) + 1e-6 * units).all()
-    return Check("fd", "agree" if agree else "disagree",
-                 f"reference vs finite differences {gap:.1e} {'agree' if agree else 'DISAGREE'}", {"gap": gap})
+        return shown, [difference_evidence(self, members, *found), *other_evidence(self, yours)]
 
 
 def judgement(name, index, yours, reference, uncertainty, accepted, refused):

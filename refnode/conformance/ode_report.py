@@ -75,7 +75,7 @@ class OdeReport:
         lines = [self._headline(), *_table(self.ranked(), rows)]
         for key, text in self._explanations():
             lines += textwrap.wrap(text, WIDTH, initial_indent=f"  {key:<11}", subsequent_indent=" " * 13,
-                                   break_long_words=False)
+                                   break_long_words=False, break_on_hyphens=False)
         return "\n".join(lines)
 
     def to_dict(self):
