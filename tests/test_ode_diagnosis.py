@@ -10,8 +10,9 @@ from refnode.conformance import behaviour
 from refnode.conformance.behaviour import TOLERANCES, Sweep, diagnose_by_behaviour
 from refnode.conformance.check_ode import QUANTITIES, case_of, checked_quantities
 from refnode.conformance.ode_candidates import CHEAP, permutation
-from refnode.conformance.ode_diagnosis import MISTAKES
+from refnode.conformance.ode_diagnosis import MISTAKES, all_singles
 from refnode.conformance.wrong_adjoints import ADJOINT_MISTAKES, AFTERWARDS, WRONG_ADJOINTS, adjoint_answer
+from refnode.conformance.wrong_steps import WRONG_STEPS, applies
 from refnode.problems.reference_set import REFERENCE_PROBLEMS
 
 # One problem that shows each mistake, and tells it from the others.
@@ -93,8 +94,53 @@ def test_an_uncontrolled_tangent_is_named():
     assert report.verdict == "FAIL" and keys(report)[0] == "uncontrolled_tangent"
 
 
+@pytest.mark.parametrize("mistake, id", [("uncontrolled_tangent", "twin_growth/uncontrolled_tangent"),
+                                         ("hidden_forcing", "sine_forcing/hidden")])
+def test_steps_that_see_the_state_alone_are_named(mistake, id):
+    """A Dormand-Prince loop of another hand, differentiated along its steps."""
+    report = refnode.check_ode(id, WRONG_STEPS[mistake])
+    assert report.verdict == "FAIL" and keys(report)[0] == mistake, str(report)
+
+
+def test_a_differentiated_step_control_is_among_the_causes_of_a_nan():
+    """At rest the estimated error is 0, and its root has no derivative."""
+    report = refnode.check_ode("mlp/zero_last_layer", WRONG_STEPS["differentiated_step_control"](data_of("mlp/zero_last_layer")))
+    assert report.verdict == "FAIL" and set(keys(report)) == {"first_nan", "differentiated_step_control", "step_heuristic_leak"}
+
+
+@pytest.mark.parametrize("mistake", ["uncontrolled_tangent", "step_heuristic_leak", "differentiated_step_control"])
+def test_programs_that_differentiate_their_steps_are_right_where_steps_serve_the_tangent(mistake):
+    """They are wrong in one thing each: on a pendulum at 1e-9 the derivative of the steps is that of the solution."""
+    answer = WRONG_STEPS[mistake](data_of("pendulum/swing"), TOLERANCE, TOLERANCE)
+    report = refnode.check_ode("pendulum/swing", answer)
+    assert report.verdict == "PASS" and report.error < 1e-7
+
+
+def test_the_leak_through_the_first_step_is_that_of_the_first_step():
+    """At a loose tolerance the three derivatives differ, and the differences are of the size of the error of the steps."""
+    found = {m: WRONG_STEPS[m](data_of("sine_feedback/three_truths"), 1e-3, 1e-3)["grad"]["theta"] for m in WRONG_STEPS}
+    frozen, first, control = (np.array(found[m]) for m in ("uncontrolled_tangent", "step_heuristic_leak",
+                                                           "differentiated_step_control"))
+    assert np.max(np.abs(first - frozen)) > 1e-6 and np.max(np.abs(control - first)) > 1e-6
+
+
+def test_programs_that_differentiate_their_steps_apply_where_that_is_their_only_mistake():
+    assert applies(data_of("kink_forcing/ramp"), "uncontrolled_tangent")
+    assert not applies(data_of("step_forcing/dose"), "uncontrolled_tangent")         # f jumps: the switch would be ignored, too
+    assert not applies(data_of("pendulum/swing"), "hidden_forcing") and applies(data_of("sine_forcing/hidden"), "hidden_forcing")
+    assert not applies(data_of("mlp/2_32_32_2"), "uncontrolled_tangent")
+
+
+def test_rounding_to_float32_is_seen_below_the_tolerance():
+    """Every number a float32: no accident, whatever the error."""
+    assert all_singles(np.array([0.1, 0.7], dtype=np.float32).astype(float))
+    assert not all_singles(np.array([0.1, 0.7])) and not all_singles(np.array([3.0, -2.0, 0.5]))
+    assert not all_singles(np.float32([0.1]).astype(float))
+
+
 def test_every_mistake_of_the_programs_is_in_the_dictionary():
     assert set(AFTERWARDS) | set(ADJOINT_MISTAKES) == set(WRONG_ADJOINTS) <= set(MISTAKES)
+    assert set(WRONG_ADJOINTS) | set(WRONG_STEPS) == set(MISTAKES)
     exposed = {key for record in REFERENCE_PROBLEMS.values() for key in record.exposes}
     assert exposed <= set(MISTAKES)
     assert all(mistake.title and mistake.fix for mistake in MISTAKES.values())
@@ -173,6 +219,20 @@ def sweep(errors, y0=None, theta=None, state=None, kappa=50.0):
 def test_kinds_of_behaviour(errors, kind):
     assert sweep(errors).kind == kind
     assert behaviour.WORDS[kind] in sweep(errors).summary()
+
+
+def test_a_solver_that_breaks_down_at_a_loose_tolerance_does_not_decide():
+    """An explicit method on a stiff problem: the first error is noise, the others stay."""
+    assert sweep([1e20, 7e-2, 3e-2, 3e-2]).kind == "independent"
+    assert sweep([np.inf, 1e-2, 1e-4, 1e-6]).kind == "proportional"
+
+
+def test_a_weak_control_is_told_from_a_wrong_derivative():
+    """In proportion to the tolerance, and thousands of kappa tol: the norm, not a term."""
+    case = case_of("pendulum/swing", checked_quantities(QUANTITIES))
+    comparison = case.comparison(case.judged(adjoint_answer(case.data, TOLERANCE, TOLERANCE)))
+    (found,) = diagnose_by_behaviour(sweep([5.0, 5e-2, 5e-4, 5e-6]), comparison)
+    assert found.key == "batch_dilution"
 
 
 def test_flat_and_wrong_needs_a_state_that_converges():
