@@ -112,11 +112,10 @@ def unit_of(case):
     return min(1.0, case.reference.state_size)
 
 
-def recipe_answer(problem, name, tolerance):
+def recipe_answer(problem, name, tolerance, own):
     """The answer of one of refnode's recipes, as data."""
     options = {"rtol": tolerance, "atol": tolerance * min(1.0, float(np.max(np.abs(problem.y0), initial=0.0)) or 1.0)}
-    options["method"] = "dop853"
-    g = refnode.gradient(problem, name, **options)
+    g = refnode.gradient(problem, name, method="dop853", **options, **own)
     grad = {"y0": g.y0.tolist(), "theta": g.theta.tolist(), "t0": g.t0, "t1": g.t1}
     if not problem.ts_is_t1:
         grad["ts"] = g.ts.tolist()
@@ -125,20 +124,21 @@ def recipe_answer(problem, name, tolerance):
 
 
 def recipe_rows(id, case):
-    """(recipe, tolerance, verdict, warned) of every recipe on one problem."""
-    for name, recipe in RECIPES.items():
-        if recipe.reversal == "inverted":                       # fixed steps of a reversible method
-            continue
+    """(recipe, tolerance, verdict, warned, E) of every recipe on one problem."""
+    ways = [(name, name, {"check_tangent": True} if "check_tangent" in recipe.options else {})
+            for name, recipe in RECIPES.items() if recipe.reversal != "inverted"]      # it takes fixed steps of a method of its own
+    ways += [(f"{name} control=tangent", name, {"control": "tangent"}) for name in ("discrete", "discrete_forward")]
+    for title, name, own in ways:
         for tolerance in RIGHT_TOLERANCES:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", refnode.GradientWarning)
                 try:
-                    answer = recipe_answer(case.problem, name, tolerance)
+                    answer = recipe_answer(case.problem, name, tolerance, own)
                 except refnode.RefnodeError as fault:
-                    yield name, tolerance, "refused", f"{type(fault).__name__}"
+                    yield title, tolerance, "refused", f"{type(fault).__name__}", None
                     continue
             judged = case.judged(answer)
-            yield name, tolerance, judged.verdict, "warned" if caught else ""
+            yield title, tolerance, judged.verdict, "warned" if caught else "", judged.error
 
 
 def main():
@@ -148,6 +148,8 @@ def main():
     parser.add_argument("--rows", type=pathlib.Path, help="file of rows, one JSON a line: problems in it are not run again")
     parser.add_argument("--only-rows", action="store_true", help="make the sheet of the rows there are; run nothing")
     parser.add_argument("--skip-recipes", action="store_true")
+    parser.add_argument("--skip-mistakes", action="store_true", help="refnode's recipes alone; their rows belong in a file of their own")
+    parser.add_argument("--rights", type=pathlib.Path, help="file of rows made with --skip-mistakes, for the sheet")
     parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
     ids = [id for id in REFERENCE_PROBLEMS if args.problems in id]
@@ -157,10 +159,12 @@ def main():
         args.rows and args.rows.exists()) else {}
     for id in ids:
         if id not in rows and not args.only_rows:
-            rows[id] = row_of(id, mistakes, not args.skip_recipes)
+            rows[id] = row_of(id, [] if args.skip_mistakes else mistakes, not args.skip_recipes)
             if args.rows:
                 with args.rows.open("a") as file:
                     file.write(json.dumps(rows[id]) + "\n")
+    for row in map(json.loads, args.rights.read_text().splitlines() if args.rights else ()):
+        rows[row["id"]]["rights"] += row["rights"][1:]          # the first is the SciPy adjoint again
     sheet = sheet_of([rows[id] for id in ids if id in rows])
     print(sheet)
     if args.write:
@@ -176,7 +180,7 @@ def row_of(id, mistakes, recipes):
         return {**row, "left_out": f"{type(fault).__name__}: {str(fault).splitlines()[0][:90]}"}
     case = bench.case
     row["source"] = case.reference.source.split(",")[0]
-    row["rights"].append(["scipy_adjoint[right]", TOLERANCE, case.judged(bench.right).verdict, ""])
+    row["rights"].append(["scipy_adjoint[right]", TOLERANCE, case.judged(bench.right).verdict, "", case.judged(bench.right).error])
     for mistake in mistakes:
         if time.process_time() - started > PATIENCE:
             row["left_out"] = f"mistakes from {mistake} on, after {PATIENCE:.0f} s"

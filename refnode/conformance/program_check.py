@@ -107,17 +107,27 @@ def _transformed(case, program, base, checks, diagnose, executor, sweep):
     failed, findings = [], []
     for (test, (_, expected, loss)), answer in zip(variants, answers):
         error, refused = _transformed_error(case, expected, loss, answer)
-        outcome = "not supported" if math.isnan(error) else "agree" if error <= max(base.level.refused, 1e-6) else "disagree"
+        outcome = _outcome(error, base.level)
         checks.append(Check("metamorphic", outcome, f"{test.name} {outcome if outcome != 'agree' else f'{error:.0e}'}",
                             {"test": test.name, "error": error, "message": refused}))
-        if outcome == "disagree":
-            failed.append(test.name)
+        if outcome in ("disagree", "degraded"):
+            failed.append((outcome, test.name))
             findings.append(finding(test.shows, f"right here, but wrong (E = {error:.1e}) on the same problem with "
                                     f"{test.name}: {MISTAKES[test.shows].title}."))
     if not failed:
         return case.report(base, diagnose, checks, [], truth=truth_of(sweep, "PASS"))
-    notes = [f"right on the problem itself, wrong on: {', '.join(failed)}"]
-    return case.report(base, diagnose, checks, findings if diagnose else [], "FAIL", notes)
+    notes = [f"right on the problem itself, {how} on: {', '.join(name for found, name in failed if found == outcome)}"
+             for outcome, how in (("disagree", "wrong"), ("degraded", "less accurate than a healthy program"))
+             if any(found == outcome for found, _ in failed)]
+    verdict = "FAIL" if any(found == "disagree" for found, _ in failed) else "INCONCLUSIVE"
+    return case.report(base, diagnose, checks, findings if diagnose else [], verdict, notes)
+
+
+def _outcome(error, level):
+    """As the problem itself is judged: within what its tolerance allows, beyond what any healthy program may err, or between."""
+    if math.isnan(error):
+        return "not supported"
+    return "agree" if error <= max(level.accepted, 1e-6) else "degraded" if error <= max(level.refused, 1e-6) else "disagree"
 
 
 def _without_hash(data):
