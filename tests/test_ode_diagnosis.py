@@ -262,7 +262,8 @@ def test_rows_of_the_confusion_matrix_are_counted():
     spec.loader.exec_module(module)
     row = {"id": "a/b", "source": "certified enclosure", "left_out": "",
            "mutants": [["sign", "FAIL", ["sign"]], ["factor_two", "FAIL", ["mean_for_sum", "factor_two"]],
-                       ["factor_half", "PASS", []], ["first_nan", "harmless", []]], "rights": [["x", 1e-9, "PASS", ""]]}
+                       ["factor_half", "PASS", []], ["first_nan", "harmless", []]], "rights": [["x", 1e-9, "PASS", "", 1e-9], ["y", 1e-9, "FAIL", "warned", 0.5]]}
     sheet = module.sheet_of([row])
-    assert "Caught (not PASS): 66.7 %. FAIL: 66.7 %. Named first: 33.3 %; named first or indistinguishable: 66.7 %" in sheet
-    assert "| `factor_half` | a/b | PASS | - |" in sheet
+    assert "Caught (not PASS): 66.7 %. FAIL: 66.7 %. Named first: 33.3 %; named first or tied: 66.7 %" in sheet
+    assert "| `factor_half` | a/b | PASS | - |" in sheet and "| **all** | 3 | 2 | 0 | 1 | 1 | 1 | 1 | 1 | 0 |" in sheet
+    assert "| a/b | y at 1e-09: 5.0e-01 (warned) |" in sheet
