@@ -20,6 +20,7 @@ from refnode.conformance.check_ode import QUANTITIES, case_of, checked_quantitie
 from refnode.conformance.ode_diagnosis import MISTAKES
 from refnode.conformance.metamorphic import TRANSFORMATIONS
 from refnode.conformance.program_check import check_program
+from refnode.conformance.score import tolerance_floor
 from refnode.conformance.wrong_adjoints import AFTERWARDS, WRONG_ADJOINTS, adjoint_answer, wrong_answer
 from refnode.conformance.wrong_steps import WRONG_STEPS, applies
 from refnode.problems.reference_set import REFERENCE_PROBLEMS
@@ -56,10 +57,16 @@ class Bench:
         return functools.partial(wrong_answer, mistake=mistake, solved=self.solved)
 
     def moved(self, judged, right):
-        """Whether the mistake moved the gradient by more than `HARMLESS` bounds from the right answer."""
-        bound = judged.level.accepted * self.case.units
+        """Whether the mistake moved the gradient by more than it may from the right answer."""
         with np.errstate(invalid="ignore"):
-            return bool(np.any(np.abs(judged.answer.gradient - right.answer.gradient) > HARMLESS * bound))
+            return bool(np.any(np.abs(judged.answer.gradient - right.answer.gradient) > self.harmless(judged.level)))
+
+    def harmless(self, level):
+        """How far a gradient is moved harmlessly: `HARMLESS` bounds, or what absolute tolerances excuse so many times."""
+        case, inputs = self.case, self.case.inputs
+        floor = tolerance_floor(inputs.size, inputs.n, case.problem.theta.size, case.reference.cotangent_size,
+                                case.reference.state_size, level.atol)
+        return HARMLESS * np.maximum(level.accepted * case.units, floor)
 
 
 def mutant_row(bench, mistake):
@@ -103,9 +110,8 @@ def moved_when_scaled(bench, mistake, judged):
     gradient = {key: np.array(bench.right["grad"][key]) for key in ("y0", "theta")}
     data, expected, _ = TRANSFORMATIONS[0].apply({k: v for k, v in bench.data.items() if k != "sha256"}, gradient, 0.0)
     answer = bench.answer(mistake, data)
-    units = bench.case.units[:sum(v.size for v in gradient.values())] * HARMLESS * judged.level.accepted
     apart = np.concatenate([np.abs(np.array(answer["grad"][k]) - v) for k, v in expected.items()])
-    return bool(np.any(apart * 2.0 ** 30 > units))
+    return bool(np.any(apart * 2.0 ** 30 > bench.harmless(judged.level)[:apart.size]))
 
 
 def unit_of(case):
@@ -211,7 +217,8 @@ def sheet_of(table):
 
 LEGEND = f"""Mistakes are those of a SciPy adjoint at tolerance {TOLERANCE:g} and, for steps that see the state alone or are differentiated, of
 a Dormand-Prince loop in complex numbers; neither shares code with refnode's solvers. *Harmless*: the mistake cannot be made on this
-problem, or moves no component of its gradient by {HARMLESS:g} bounds. *First*: its key stands first in the diagnosis. *Tied*: its key stands
+problem, or moves no component of its gradient by {HARMLESS:g} bounds,
+or stays within {HARMLESS:g} times what absolute tolerances excuse. *First*: its key stands first in the diagnosis. *Tied*: its key stands
 beside others, because on this problem the mistakes have the same gradient (without its only jump a gradient is zero; with one equation
 to drop, theta was never differentiated), or, marked *, because errors at four tolerances do not tell them apart; the report joins them by
 "or". *Named* is first or tied. Mistakes marked * are shown by a program at several tolerances, the others by one answer. *No answer*: the

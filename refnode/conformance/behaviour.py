@@ -115,7 +115,7 @@ def _independent(sweep, comparison):
     if comparison.state_right and sweep.errors[-1] > 1e-3 and comparison.suspects.tangent_is_unresolved:
         found = _unresolved(comparison) + [_stays(sweep)]
         return found[::-1] if sweep.constant and known.resting_states(comparison.problem) < 1.0 else found
-    if _integral_alone(sweep) and sweep.errors[-1] < SMALL:
+    if _integral_alone(sweep) and (sweep.errors[-1] < SMALL or not sweep.constant):
         found = _integral(sweep, "stays", comparison) + [_stays(sweep)]
         return found[::-1] if sweep.constant else found
     if sweep.errors[-1] < 1e-4 and sweep.errors[-1] > 1e-9:
@@ -140,6 +140,9 @@ def _integral(sweep, how, comparison):
     found = [finding("first_order_quadrature", f"y0 is right, and the error of theta {how} (E = {sweep.theta_errors[-1]:.1e}): "
                     "the parameter integral is summed by a rule of low order."),
              finding("quadrature_not_controlled", "or the error norm does not see the parameter integral.")]
+    if sweep.y0_errors[-1] > AHEAD * sweep.kappa * sweep.tolerances[-1]:
+        return [finding("low_order_interpolation", f"both blocks are off (E = {sweep.y0_errors[-1]:.1e} in y0), theta more: y is "
+                        "read through an interpolant of low order."), *found]
     if comparison.suspects.is_linear:
         found.append(finding("low_order_interpolation", "or y is read through an interpolant of low order: on this linear "
                              "problem lambda does not depend on y."))

@@ -38,7 +38,8 @@ def check_program(case, program, diagnose, executor):
 def _findings_of_program(case, base, sweep):
     """Values first: a gradient that equals a wrong one. Then the behaviour, which knows what values cannot."""
     by_value = case.diagnosed(base)
-    if base.answer.faults or by_value and by_value[0].residual is not None:
+    limited = base.verdict == "INCONCLUSIVE" and not base.wrong.any()           # by absolute tolerances: nobody is to blame
+    if limited or base.answer.faults or by_value and by_value[0].residual is not None:
         return by_value
     times = by_value and not base.wrong[:case.inputs.blocks["grad_theta"].stop].any() and base.wrong.any()
     by_behaviour = [] if times else diagnose_by_behaviour(sweep, case.comparison(base))
