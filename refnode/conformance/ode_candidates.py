@@ -177,7 +177,7 @@ def pulled(problem, reference, observations):
     """What some observations contribute to the gradient over (y0, theta)."""
     ys_bar = np.zeros_like(reference.seeds[0])
     ys_bar[:, observations] = reference.seeds[0][:, observations]
-    return flat(vjp(problem, ys_bar, sensitivity=ADJOINT, **OPTIONS))[:problem.y0.size + problem.theta.size]
+    return flat(vjp(problem, ys_bar, sensitivity=ADJOINT, **options_of(problem)))[:problem.y0.size + problem.theta.size]
 
 
 
@@ -185,10 +185,10 @@ def cost(problem, reference, right, n, rhs):
     """The loss without its running part, and without its terminal part."""
     ys_bar, y1_bar = reference.seeds
     if problem.loss.running is not None:
-        seen = flat(vjp(problem, ys_bar, y1_bar, sensitivity=ADJOINT, **OPTIONS))[:right.size]
+        seen = flat(vjp(problem, ys_bar, y1_bar, sensitivity=ADJOINT, **options_of(problem)))[:right.size]
         yield Candidate("running_cost_missing", "WITHOUT the running cost", seen)
     if y1_bar.any() and (ys_bar.any() or problem.loss.running is not None):
-        end = flat(vjp(problem, None, y1_bar, sensitivity=ADJOINT, **OPTIONS))[:right.size]
+        end = flat(vjp(problem, None, y1_bar, sensitivity=ADJOINT, **options_of(problem)))[:right.size]
         yield Candidate("last_jump_missing", "WITHOUT the terminal cost at t1", right - end)
 
 
@@ -205,7 +205,7 @@ def switches(problem, reference, right, n, rhs):
         for key, what in {ignored: "that passes the switch as if nothing happened there: no jump of lambda", **AT_SWITCHES}.items():
             if key == "transposed_jacobian" and n == 1:
                 continue
-            found = adjoint_answer(data, OPTIONS["rtol"], OPTIONS["atol"], key, solved)["grad"]
+            found = adjoint_answer(data, OPTIONS["rtol"], OPTIONS["atol"] * unit_of(problem), key, solved)["grad"]
             yield Candidate(key, what, np.concatenate([found["y0"], found["theta"]]))
 
 
@@ -220,7 +220,7 @@ def stopped(problem, reference, right, n, rhs):
                                                      np.zeros(right.size - n)))
         return
     rest = problem.replace(y0=reference.y[:, 0], t0=first)
-    found = flat(gradient(rest, ADJOINT, **OPTIONS))[:right.size]
+    found = flat(gradient(rest, ADJOINT, **options_of(problem)))[:right.size]
     what = f"of a backward solve that stops at the first observation, t = {first:g}, and never reaches t0"
     yield Candidate("stops_at_first_observation", what, found)
     yield Candidate("stops_at_first_observation", what,
@@ -256,7 +256,8 @@ def adjoint_with(problem, reference, state_rate, parameter_rate, columns=1):
     -lambda' = state_rate(df/dy, lambda), and the integrand parameter_rate(df/dtheta, lambda), along refnode's y(t).
     """
     n, p, field = problem.y0.size, problem.theta.size, OwnField(problem.field, problem.y0.size, problem.theta.size)
-    path, running = solve(problem, dense_output=True, **{**OPTIONS, **SLOW}).sol, problem.loss.running
+    path, running = solve(problem, dense_output=True, method=OPTIONS["method"], tstops=True, rtol=SLOW["rtol"],
+                          atol=SLOW["atol"] * unit_of(problem)).sol, problem.loss.running
     ys_bar, y1_bar = reference.seeds
     lam, theta_bar = np.repeat(y1_bar[:, None], columns, axis=1), np.zeros((p, columns))
     unit = max(np.max(np.abs(ys_bar), initial=0.0), np.max(np.abs(y1_bar), initial=0.0)) or 1.0
@@ -292,7 +293,7 @@ def single_times(problem, reference, right, n, rhs):
     field = problem.field
     rounded = VectorField(lambda t, y, theta: field(float(np.float32(t)), y, theta),
                           vjp=lambda t, y, theta, w: _vjp(field, float(np.float32(t)), y, theta, w), name="single_times")
-    found = gradient(problem.replace(field=rounded), ADJOINT, **{**OPTIONS, "rtol": 1e-9})     # the rounding makes kinks
+    found = gradient(problem.replace(field=rounded), ADJOINT, **{**options_of(problem), "rtol": 1e-9})     # the rounding makes kinks
     yield Candidate("time_cast_to_single", "with the time rounded to float32 inside the right-hand side",
                     flat(found)[:right.size])
 
@@ -309,6 +310,16 @@ AT_SWITCHES = {
     "component_term_dropped": "WITHOUT what theta does through the last equation"}
 
 
+def unit_of(problem):
+    """The smallest state there is at the start, if it is below 1: absolute tolerances count in it."""
+    return min(1.0, float(np.min(np.abs(problem.y0[problem.y0 != 0]), initial=1.0)))
+
+
+def options_of(problem):
+    """Of a tight solve and adjoint, for states of any size; those of an adjoint count in units of its cotangents as it is."""
+    return {**OPTIONS, "atol": OPTIONS["atol"] * unit_of(problem), "adjoint_atol": OPTIONS["atol"]}
+
+
 def _vjp(field, t, y, theta, w):
     tape, t_bar, y_bar, theta_bar = field.new_tape(1)[0], np.zeros(1), np.zeros(y.size), np.zeros(theta.size)
     y, theta, w = (np.ascontiguousarray(v, dtype=float) for v in (y, theta, w))
@@ -323,7 +334,7 @@ def _warns(problem, recipe, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("error", GradientWarning)
         try:
-            gradient(problem, recipe, method="dopri5", rtol=1e-7, atol=1e-9, max_steps=20_000, **options)
+            gradient(problem, recipe, method="dopri5", rtol=1e-7, atol=1e-9 * unit_of(problem), max_steps=20_000, **options)
         except (GradientWarning, RefnodeError):
             return True
     return False
