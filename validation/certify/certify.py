@@ -1,7 +1,8 @@
 """Makes and remakes the proven reference values in refnode/problems/certified/.
 
     python validation/certify/certify.py --all                 what is missing or out of date
-    python validation/certify/certify.py ID ... --compare      makes them again, and requires that the balls overlap
+    python validation/certify/certify.py ID ... --compare      makes them again, and requires that the balls overlap;
+                                                               what overlaps is noted in validation/results/remade.json
 
 Needs python-flint (the extra "certify"). Each file is written as soon as it is made.
 """
@@ -29,6 +30,7 @@ from refnode.problems.reference_set import REFERENCE_PROBLEMS                   
 from sweeps import Settings                                                         # noqa: E402
 from taylor_step import log2                                                        # noqa: E402
 
+REMADE = HERE.parent / "results" / "remade.json"
 GOAL_BITS = 100                 # 2^-100 < 1e-30, relative to the largest entry of a quantity
 FIRST_DIGITS = 130
 DIGITS = {"cosine_relaxation/k50": 220, "cosine_relaxation/k100": 360, "cosine_relaxation/k200": 360,
@@ -144,6 +146,18 @@ def written(id, content):
     path_of(id).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
+def note_remade(id):
+    """That the values in this file were made again from scratch, with overlap: by their hash, so that a changed file is not meant."""
+    noted = json.loads(REMADE.read_text(encoding="utf-8")) if REMADE.exists() else {}
+    noted[id] = values_sha256(json.loads(path_of(id).read_text(encoding="utf-8")))
+    REMADE.write_text(json.dumps(dict(sorted(noted.items())), indent=1) + "\n", encoding="utf-8")
+
+
+def values_sha256(content):
+    """Of the balls alone: notes on where they come from may be added to a file."""
+    return problem_sha256({"values": content["values"]})
+
+
 def progress(started):
     """Shows on a terminal where a proof is."""
     if not sys.stderr.isatty():
@@ -168,10 +182,18 @@ def main():
         parser.error(f"not a reference problem: {', '.join(unknown)}" if unknown else "name problems, or --all")
     if options.jobs > 1:
         with concurrent.futures.ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
-            made = list(pool.map(_made, ids, [options.compare] * len(ids)))
+            made = list(_noted(ids, pool.map(_made, ids, [options.compare] * len(ids)), options.compare))
     else:
-        made = [_made(id, options.compare) for id in ids]
+        made = list(_noted(ids, (_made(id, options.compare) for id in ids), options.compare))
     sys.exit(0 if all(made) else 1)
+
+
+def _noted(ids, made, compare):
+    """What became of each, passed on; overlaps are noted here, in one process."""
+    for id, good in zip(ids, made):
+        if compare and good:
+            note_remade(id)
+        yield good
 
 
 def _made(id, compare):
