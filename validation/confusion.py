@@ -34,6 +34,7 @@ BEHAVIOUR = ("low_order_interpolation", "first_order_quadrature", "quadrature_no
              "absolute_tolerance_on_adjoint", "error_independent_of_tolerance", "time_cast_to_single", *WRONG_STEPS)
 LEAKS = ("step_heuristic_leak", "differentiated_step_control")
 PROGRAMS = {**WRONG_ADJOINTS, **WRONG_STEPS}
+AS_PROGRAM = "scipy_adjoint[right] as a program"
 RIGHT_TOLERANCES = (1e-6, 1e-9)
 PATIENCE = 150.0          # seconds of processor time for all mistakes on one problem
 
@@ -197,7 +198,10 @@ def row_of(id, mistakes, recipes):
             verdict, names = "no answer", [type(fault).__name__]
         row["mutants"].append([mistake, verdict, names])
         print(id, mistake, verdict, names, f"{time.process_time() - started:.1f}", file=sys.stderr, flush=True)
-    row["rights"] += list(recipe_rows(id, case)) if recipes else []
+    if recipes:
+        report = check_program(case, bench.program(None), True, None)        # at four tolerances, and on transformed problems
+        row["rights"].append([AS_PROGRAM, TOLERANCE, report.verdict, "", report.error])
+        row["rights"] += list(recipe_rows(id, case))
     row["seconds"] = round(time.process_time() - started, 1)
     return row
 

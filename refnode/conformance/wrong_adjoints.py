@@ -151,7 +151,7 @@ class _Program:
     def backward(self, jumps, lam):
         """The gradient from the jumps and lambda(t1)."""
         lam, theta_bar, t1_bar = lam.copy(), np.zeros(self.p), lam @ self.f(self.t1, self.end, self._last_piece())
-        unit = max(np.max(np.abs(jumps), initial=0.0), np.max(np.abs(lam), initial=0.0)) or 1.0
+        unit = self._cotangent_size(jumps, lam)
         atol = self.atol * (1.0 if self.mistake == "absolute_tolerance_on_adjoint" else unit)
         lam = self._jump(lam, jumps, self.t1)
         z_back = self.end
@@ -164,6 +164,13 @@ class _Program:
             theta_bar = theta_bar + part
             lam = self._jump(lam, jumps, a) if a in self.ts or a == self.t0 else lam
         return self._gradient(lam, theta_bar, t1_bar)
+
+    def _cotangent_size(self, jumps, lam):
+        """The largest dL/dy there is: of observations, of y(t1), and of a running cost at both ends."""
+        seeds = [jumps, lam[:self.n]]
+        if self.loss.running:
+            seeds += [self.loss.rate_pull(t, z[:self.n], self.theta)[0] for t, z in ((self.t0, self.start), (self.t1, self.end))]
+        return max(np.max(np.abs(seed), initial=0.0) for seed in seeds) or 1.0
 
     def _last_piece(self):
         if not self.intervals:
