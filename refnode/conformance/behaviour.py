@@ -79,6 +79,11 @@ class Sweep:
         return "independent" if slope < FLAT else "slow" if slope < PROPORTIONAL else "proportional"
 
     @property
+    def excess(self):
+        """E at the tightest tolerance, in units of kappa tol."""
+        return float(self.errors[-1] / (self.kappa * self.tolerances[-1]))
+
+    @property
     def constant(self):
         """Whether the error is the same at the last three tolerances, as that of a missing term is."""
         last = self.errors[-3:]
@@ -89,8 +94,8 @@ class Sweep:
         """Whether the gradient's error stops falling while that of y goes on, above what kappa tol explains."""
         last = self.errors[np.isfinite(self.errors)][-2:]
         stuck = last.size == 2 and last[1] > 0.3 * last[0]
-        excess = np.isfinite(self.errors[-1]) and self.errors[-1] > AHEAD * self.kappa * self.tolerances[-1]
-        return bool(stuck and excess and self.state_errors[-1] < 0.1 * self.errors[-1])
+        ahead = np.isfinite(self.errors[-1]) and self.excess > AHEAD
+        return bool(stuck and ahead and self.state_errors[-1] < 0.1 * self.errors[-1])
 
     def summary(self):
         """One line."""
@@ -181,7 +186,7 @@ def _drift():
 
 def _weak(sweep, comparison):
     """The error falls as it should and is too large by a factor: the control, not the derivative."""
-    excess = sweep.errors[-1] / (sweep.kappa * sweep.tolerances[-1])
+    excess = sweep.excess
     if excess < PASS_SCORE:
         return []
     found = [finding("batch_dilution", f"the error is proportional to the tolerance, and {excess:.0e} times what the tolerance "
@@ -191,7 +196,7 @@ def _weak(sweep, comparison):
 
 
 def _slow(sweep, comparison):
-    if sweep.errors[-1] < AHEAD * sweep.kappa * sweep.tolerances[-1]:
+    if sweep.excess < AHEAD:
         return []
     hidden = comparison.state_right and sweep.errors[0] > SMALL and comparison.suspects.tangent_is_unresolved
     if hidden:
