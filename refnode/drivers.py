@@ -15,7 +15,6 @@ GROUPS = (                  # the longest first
     ("refnode.sensitivity.equations:integrate_interpolated",
      "refnode.sensitivity.equations:integrate_lam",
      "refnode.sensitivity.equations:integrate_backsolve"),
-    ("refnode.sensitivity.second_order_adjoint:integrate_second_adjoint",),
     ("refnode.sensitivity.checkpointing:checkpointed_adjoint",
      "refnode.sensitivity.checkpointing:integrate_with_checkpoints",
      "refnode.sensitivity.symplectic_adjoint:symplectic_adjoint"),
@@ -25,43 +24,50 @@ GROUPS = (                  # the longest first
     ("refnode.sensitivity.reversible_adjoint:reversible_adjoint",
      "refnode.sensitivity.reversible_adjoint:reversible_tangent",
      "refnode.solve.reversible_path:integrate_reversible"),
-    ("refnode.sensitivity.second_order_steps:discrete_adjoint_tangent",
-     "refnode.sensitivity.discrete_adjoint:discrete_adjoint",
+    ("refnode.sensitivity.discrete_adjoint:discrete_adjoint",
      "refnode.sensitivity.discrete_adjoint:discrete_tangent",
-     "refnode.sensitivity.tangent_check:check_tangent"),
-    ("refnode.solve.integrate:integrate_field",
+     "refnode.sensitivity.tangent_check:check_tangent",
      "refnode.sensitivity.cotangents:slopes_at"),
+    ("refnode.solve.integrate:integrate_field",),
+)
+SECOND_ORDER_GROUPS = (
+    ("refnode.sensitivity.second_order_adjoint:integrate_second_adjoint",),
+    ("refnode.sensitivity.second_order_steps:discrete_adjoint_tangent",),
 )
 BATCH_GROUPS = (            # which no evidence uses
     ("refnode.solve.batch:integrate_samples",
      "refnode.sensitivity.batch_gradient:discrete_adjoint_samples"),
 )
-DRIVERS = tuple(name for group in GROUPS for name in group)
-ALL_DRIVERS = DRIVERS + tuple(name for group in BATCH_GROUPS for name in group)
+FIRST_ORDER_DRIVERS, SECOND_ORDER_DRIVERS, BATCH_DRIVERS = (
+    tuple(name for group in groups for name in group) for groups in (GROUPS, SECOND_ORDER_GROUPS, BATCH_GROUPS))
+ALL_DRIVERS = FIRST_ORDER_DRIVERS + SECOND_ORDER_DRIVERS + BATCH_DRIVERS
 
 
 @contextlib.contextmanager
-def compiled_beside(groups=GROUPS, workers=2):
-    """While the body runs, processes fill the disk cache with the drivers it lacks.
+def compiled_beside(groups, workers=2):
+    """While the body runs, processes fill the disk cache with the drivers it lacks, in the order of the groups.
 
-    Yields ``wait(report)``, which returns when all are there, and calls ``report(done, total)`` until then. What the
-    processes fail to do is done where it is needed.
+    Yields ``wait(names, report)``, which returns when the drivers named are there, and calls ``report(done, total)``
+    until then. What the processes fail to do is done where it is needed.
     """
     missing = [tuple(missing_drivers(group)) for group in groups]
     missing = [group for group in missing if group]
-    total = sum(map(len, missing))
-    if total < 2 or not cache_takes_files():
-        yield lambda report: None
+    if sum(map(len, missing)) < 2 or not cache_takes_files():
+        yield lambda names, report: None
         return
     with compiling(missing, workers) as children:
-        def wait(report):
-            while any(child.poll() is None for child in children):
-                report(total - sum(len(missing_drivers(group)) for group in missing), total)
+        compiled = set()
+
+        def wait(names, report):
+            awaited = [name for group in missing for name in group if name in names and name not in compiled]
+            while (left := len(missing_drivers(awaited))) and any(child.poll() is None for child in children):
+                report(len(awaited) - left, len(awaited))
                 time.sleep(0.25)
+            compiled.update(awaited)
         yield wait
 
 
 def compile_all():
     """Fill the disk cache with every driver."""
-    with compiled_beside(GROUPS + BATCH_GROUPS) as wait:
-        wait(lambda done, total: None)
+    with compiled_beside(GROUPS + SECOND_ORDER_GROUPS + BATCH_GROUPS) as wait:
+        wait(ALL_DRIVERS, lambda done, total: None)

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from refnode import cuda_device
+from refnode import cuda_device, drivers
 from refnode._version import __version__
-from refnode.drivers import compiled_beside
 from refnode.errors import InvalidInputError
 from refnode.evidence.device_claims import device_rows
 from refnode.evidence.field_claims import field_rows
@@ -116,16 +115,19 @@ class Outcome:
         return f"{len(self.rows)} rows: {counts}, {self.count('ERROR')} ERROR in {seconds or self.seconds:.1f} s"
 
 
+NEEDED = {"fields": (), "steppers": drivers.FIRST_ORDER_DRIVERS, "recipes": drivers.FIRST_ORDER_DRIVERS}      # else all
+
+
 def run(selection, progress=lambda done, total, what, rows: None):
     """Gather all rows; ``progress`` is called before every task and at the end.
 
-    The evidence on fields, which comes first, needs no driver: those not in the cache are compiled meanwhile.
+    Drivers that are not in the cache are compiled meanwhile: what needs none, or few, is gathered first.
     """
     started, plan, rows = time.perf_counter(), tasks(selection), []
-    with compiled_beside() as wait:
+    with drivers.compiled_beside(drivers.GROUPS + drivers.SECOND_ORDER_GROUPS) as wait:
         for done, (group, name, make) in enumerate(plan):
-            if group != "fields":
-                wait(lambda ready, all_: progress(done, len(plan), f"compiling solvers, once: {ready} of {all_}", rows))
+            wait(NEEDED.get(group, drivers.ALL_DRIVERS), lambda ready, all_: progress(
+                done, len(plan), f"compiling solvers, once: {ready} of {all_}", rows))
             progress(done, len(plan), f"{group}: {name}", rows)
             rows += _guarded(group, name, make)
     progress(len(plan), len(plan), "done", rows)

@@ -347,17 +347,27 @@ def test_processes_take_the_groups_one_by_one(tmp_path, monkeypatch):
 
 
 def test_a_group_fits_its_record():
-    assert all(len(" ".join(group)) <= beforehand.RECORD for group in drivers.GROUPS + drivers.BATCH_GROUPS)
+    assert all(len(" ".join(group)) <= beforehand.RECORD for group in
+               drivers.GROUPS + drivers.SECOND_ORDER_GROUPS + drivers.BATCH_GROUPS)
 
 
-def test_evidence_on_fields_needs_no_driver(monkeypatch):
-    """It is gathered while they are compiled."""
-    monkeypatch.setattr(Driver, "__call__", lambda self, *arguments: pytest.fail("called a driver"))
-    monkeypatch.setattr(Driver, "prepare", lambda self: pytest.fail("prepared a driver"))
-    plan = [task for task in validate.tasks(validate.select()) if task[0] == "fields"]
-    assert validate.tasks(validate.select())[len(plan) - 1][0] == "fields"
-    for group, name, make in plan[::4]:
-        assert all(row.verdict == "PASS" for row in validate._guarded(group, name, make))
+@pytest.mark.parametrize("group", list(validate.NEEDED))
+def test_evidence_needs_no_driver_that_is_not_awaited(group, monkeypatch):
+    """It is gathered while the others are compiled."""
+    def refused(self, *arguments):
+        assert f"{self.py_func.__module__}:{self.py_func.__name__}" in validate.NEEDED[group]
+        return prepare(self)
+    prepare = Driver.prepare
+    monkeypatch.setattr(Driver, "prepare", refused)
+    monkeypatch.setattr(Driver, "__call__", lambda self, *arguments: (refused(self), self._entry(*arguments))[1])
+    plan = [make for each, _, make in validate.tasks(validate.select()) if each == group]
+    for make in plan[::6]:
+        assert all(row.verdict == "PASS" for row in validate._guarded(group, "any", make))
+
+
+def test_groups_come_in_the_order_of_what_they_need():
+    order = list(dict.fromkeys(group for group, *_ in validate.tasks(validate.select())))
+    assert order[:len(validate.NEEDED)] == list(validate.NEEDED)
 
 
 def test_a_cache_that_takes_no_files_is_not_filled(monkeypatch, tmp_path):
