@@ -354,12 +354,12 @@ def test_a_group_fits_its_record():
 @pytest.mark.parametrize("group", list(validate.NEEDED))
 def test_evidence_needs_no_driver_that_is_not_awaited(group, monkeypatch):
     """It is gathered while the others are compiled."""
-    def refused(self, *arguments):
+    def awaited(self):
         assert f"{self.py_func.__module__}:{self.py_func.__name__}" in validate.NEEDED[group]
-        return prepare(self)
-    prepare = Driver.prepare
-    monkeypatch.setattr(Driver, "prepare", refused)
-    monkeypatch.setattr(Driver, "__call__", lambda self, *arguments: (refused(self), self._entry(*arguments))[1])
+
+    prepare, call = Driver.prepare, Driver.__call__
+    monkeypatch.setattr(Driver, "prepare", lambda self: (awaited(self), prepare(self))[1])
+    monkeypatch.setattr(Driver, "__call__", lambda self, *arguments: (awaited(self), call(self, *arguments))[1])
     plan = [make for each, _, make in validate.tasks(validate.select()) if each == group]
     for make in plan[::6]:
         assert all(row.verdict == "PASS" for row in validate._guarded(group, "any", make))
