@@ -4,14 +4,13 @@ The truth is λ_i(t) = exp(a + c sin(ω t + φ_i)), for three phases. One field 
 nothing but the times of events is seen, no rate is ever observed. Beyond the records the learnt field runs on.
 """
 import dataclasses
-import json
 import pathlib
 
 import numpy as np
 
 from refnode.demos.gradient_evidence import GradientEvidence, gradient_evidence
-from refnode.demos.pictures import DATA, FIT, GREY, INK, picture
-from refnode.errors import InvalidInputError
+from refnode.demos.numbers import positive_count, rms, write_result
+from refnode.demos.pictures import DATA, FIT, GREY, INK
 from refnode.models.neural_ode import compiled_beside
 from refnode.models.poisson_ode import PoissonODE, event_counts
 from refnode.sensitivity.recipes import recipe_named
@@ -112,9 +111,8 @@ def run_demo(output="poisson", recipe="discrete", seed=0, iterations=None, progr
     -------
     PoissonResult
     """
-    if iterations is not None and (int(iterations) != iterations or iterations < 1):
-        raise InvalidInputError(f"iterations must be a positive integer, found {iterations!r}")
-    iterations = int(iterations or ITERATIONS.get(recipe_named(recipe).equation, 60))
+    iterations = positive_count("iterations", ITERATIONS.get(recipe_named(recipe).equation, 60) if iterations is None
+                                else iterations)
     records = drawn_records([seed, 1], RECORDS)
     ts, counts = event_counts(records, (0.0, T_END))
     model = PoissonODE(PHASES.size, recipe=recipe, seed=seed, method=method, rtol=rtol, atol=atol)
@@ -122,7 +120,7 @@ def run_demo(output="poisson", recipe="discrete", seed=0, iterations=None, progr
         model.log_intensity(ts)
     model.fit((0.0, T_END), ts, counts, iterations, progress=progress, every=max(iterations // 10, 1))
     result = measured(model, records, iterations, seed)
-    result.files = write(result, pathlib.Path(output))
+    result.files = write_result(result, pathlib.Path(output), "poisson", (12.5, 4.6), lambda figure: draw(figure, result))
     if progress is not None:
         progress(str(result))
     return result
@@ -155,21 +153,6 @@ def evidence_of(model, ts, counts, seed):
         return gradient_evidence(lambda x: model.loss((0.0, T_END), ts, counts, x), model.x, grad, seed)
     finally:
         model.options = options
-
-
-def rms(error):
-    """Root mean square over all entries."""
-    return float(np.sqrt(np.mean(error ** 2)))
-
-
-def write(result, folder):
-    """Write the picture and the numbers; the files written."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / "poisson.png", folder / "poisson.json"]
-    with picture((12.5, 4.6), files[:1]) as figure:
-        draw(figure, result)
-    files[1].write_text(json.dumps(result.to_dict(), indent=1) + "\n", encoding="utf-8")
-    return files
 
 
 # --- the picture ----------------------------------------------------------------------------------

@@ -10,14 +10,13 @@ References
 Chen, Rubanova, Bettencourt & Duvenaud, Neural ordinary differential equations, 2018, section 5.1.
 """
 import dataclasses
-import json
 import pathlib
 
 import numpy as np
 
 from refnode.demos.gradient_evidence import GradientEvidence, gradient_evidence
-from refnode.demos.pictures import DATA, FIT, GREY, INK, picture
-from refnode.errors import InvalidInputError
+from refnode.demos.numbers import positive_count, require_reverse_sweep, rms, write_result
+from refnode.demos.pictures import DATA, FIT, GREY, INK
 from refnode.models.latent_ode import LatentODE
 from refnode.models.neural_ode import compiled_beside
 from refnode.models.series import Series, series
@@ -127,18 +126,14 @@ def run_demo(output="latent_ode", recipe="discrete", seed=0, epochs=None, progre
     -------
     LatentResult
     """
-    epochs = EPOCHS if epochs is None else epochs
-    if int(epochs) != epochs or epochs < 1:
-        raise InvalidInputError(f"epochs must be a positive integer, found {epochs!r}")
-    if recipe_named(recipe).needs != "vjp":
-        raise InvalidInputError(f"recipe {recipe!r} pushes a tangent for every parameter, and there are 3000: take "
-                                "'discrete', or another with a reverse sweep")
+    epochs = positive_count("epochs", EPOCHS if epochs is None else epochs)
+    require_reverse_sweep(recipe, 3000)
     options = {"method": method, "rtol": rtol, "atol": atol}
     with compiled_beside(recipe, progress):
         compile_forward(seed, options)
-    trained = [one_count(count, recipe, seed, int(epochs), progress, options) for count in COUNTS]
-    result = LatentResult(recipe, seed, int(epochs), trained, evidence_of(trained[0], seed))
-    result.files = write(result, pathlib.Path(output))
+    trained = [one_count(count, recipe, seed, epochs, progress, options) for count in COUNTS]
+    result = LatentResult(recipe, seed, epochs, trained, evidence_of(trained[0], seed))
+    result.files = write_result(result, pathlib.Path(output), "latent_ode", (12.5, 7.0), lambda figure: draw(figure, result.trained[0]))
     if progress is not None:
         progress(str(result))
     return result
@@ -185,21 +180,6 @@ def evidence_of(one, seed):
         return gradient_evidence(lambda theta: model.loss(batch, noise, theta).loss, model.theta, grad, seed)
     finally:
         model.options = options
-
-
-def rms(error):
-    """Root mean square over all entries."""
-    return float(np.sqrt(np.mean(error ** 2)))
-
-
-def write(result, folder):
-    """Write the picture and the numbers; the files written."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / "latent_ode.png", folder / "latent_ode.json"]
-    with picture((12.5, 7.0), files[:1]) as figure:
-        draw(figure, result.trained[0])
-    files[1].write_text(json.dumps(result.to_dict(), indent=1) + "\n", encoding="utf-8")
-    return files
 
 
 # --- the picture ----------------------------------------------------------------------------------

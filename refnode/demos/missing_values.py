@@ -9,14 +9,13 @@ References
 Rubanova, Chen & Duvenaud, Latent ODEs for irregularly-sampled time series, 2019.
 """
 import dataclasses
-import json
 import pathlib
 
 import numpy as np
 
 from refnode.demos.gradient_evidence import GradientEvidence, gradient_evidence
-from refnode.demos.pictures import DATA, FIT, GREY, INK, picture
-from refnode.errors import InvalidInputError
+from refnode.demos.numbers import positive_count, require_reverse_sweep, rms, write_result
+from refnode.demos.pictures import DATA, FIT, GREY, INK
 from refnode.models.neural_ode import compiled_beside
 from refnode.models.ode_rnn import OdeRnn
 from refnode.models.series import Series, series
@@ -128,13 +127,9 @@ def run_demo(output="ode_rnn", recipe="discrete", seed=0, epochs=None, progress=
     -------
     OdeRnnResult
     """
-    epochs = EPOCHS if epochs is None else epochs
-    if int(epochs) != epochs or epochs < 1:
-        raise InvalidInputError(f"epochs must be a positive integer, found {epochs!r}")
-    if recipe_named(recipe).needs != "vjp":
-        raise InvalidInputError(f"recipe {recipe!r} pushes a tangent for every parameter, and there are 2900: take "
-                                "'discrete', or another with a reverse sweep")
-    tell, epochs, ts = progress or (lambda line: None), int(epochs), shared_times(seed)
+    epochs = positive_count("epochs", EPOCHS if epochs is None else epochs)
+    require_reverse_sweep(recipe, 2900)
+    tell, epochs, ts = progress or (lambda line: None), epochs, shared_times(seed)
     rng = np.random.default_rng([seed, 2])
     data = observations(rng, oscillations(rng, SAMPLES), ts, SAMPLES)
     curves = oscillations(rng, TESTS)
@@ -148,7 +143,7 @@ def run_demo(output="ode_rnn", recipe="discrete", seed=0, epochs=None, progress=
     rnn = TimedRNN(2, "gru", hidden=model.hidden, width=24, seed=seed + 1)
     rnn.fit(data, BASELINE_EPOCHS * epochs, SIZE, RATES, seed, progress, BASELINE_EPOCHS * every)
     result = measured(model, rnn, tests, curves, epochs, seed)
-    result.files = write(result, pathlib.Path(output))
+    result.files = write_result(result, pathlib.Path(output), "ode_rnn", (12.5, 6.6), lambda figure: draw(figure, result))
     tell(str(result))
     return result
 
@@ -185,21 +180,6 @@ def evidence_of(model, batch, seed):
         return gradient_evidence(lambda theta: model.loss(batch, theta).loss, model.theta, grad, seed)
     finally:
         model.options = options
-
-
-def rms(error):
-    """Root mean square over all entries."""
-    return float(np.sqrt(np.mean(error ** 2)))
-
-
-def write(result, folder):
-    """Write the picture and the numbers; the files written."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / "ode_rnn.png", folder / "ode_rnn.json"]
-    with picture((12.5, 6.6), files[:1]) as figure:
-        draw(figure, result)
-    files[1].write_text(json.dumps(result.to_dict(), indent=1) + "\n", encoding="utf-8")
-    return files
 
 
 # --- the picture ----------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import pathlib
 import numpy as np
 
 from refnode.demos.gradient_evidence import GradientEvidence, gradient_evidence, smooth_loss_options
+from refnode.demos.numbers import rms
 from refnode.demos.pictures import DATA, FIT, GREY, INK, STREAM, picture
 from refnode.errors import InvalidInputError
 from refnode.fields.field import VectorField
@@ -225,11 +226,6 @@ def evidence_of(model, learnt: Segments, seed):
     x = np.concatenate([model.theta, learnt.y0.ravel()])
     found = gradient(problem(x), model.recipe, **options)
     return gradient_evidence(loss, x, np.concatenate([found.theta, found.y0]), seed)
-
-
-def rms(error):
-    """Root mean square over all entries."""
-    return float(np.sqrt(np.mean(error ** 2)))
 
 
 def write(result, folder):

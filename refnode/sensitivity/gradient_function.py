@@ -1,4 +1,6 @@
 """Loss and gradient as a function of y0 and theta, for loops: what does not depend on these is done once."""
+import copy
+
 from refnode.checks import require_problem
 from refnode.sensitivity.cotangents import Gradient
 from refnode.sensitivity.forward_solve import check_first_call, require_finished
@@ -69,6 +71,7 @@ class GradientFunction:
         loss = LossSeeds(problem)
         cotangents, forward = pull_resolved(problem, self.recipe, self.options, self.own, loss, self.solved)
         loss.warn_if_unread(3)
+        forward = detached(forward)
         return Gradient(**vars(cotangents), loss=loss.value, sensitivity=self.sensitivity,
                         forward=lambda: solution_without_cost(forward, problem))
 
@@ -83,3 +86,11 @@ class GradientFunction:
         self.trajectory = self.trajectory.again()
         require_finished(self.trajectory, self.trajectory.run(*self.entry), "the forward solve")
         return self.trajectory
+
+
+def detached(trajectory):
+    """A finished solve as its result keeps it, when the next one takes its arrays."""
+    kept = copy.copy(trajectory)
+    kept.last, kept.times = trajectory.y1.copy(), trajectory.times[:trajectory.n_steps + 1].copy()
+    kept.storage = None
+    return kept
