@@ -1,7 +1,5 @@
 """refnode: Neural ODEs from scratch in NumPy and Numba, every derivative written by hand and proved."""
-import importlib
-
-from refnode import fields, gradcheck, losses, optimisers, problems
+from refnode import fields, losses, optimisers, problems
 from refnode._version import __version__
 from refnode.errors import (
     BackendError, CacheWarning, GradientMismatch, GradientWarning, IntegrationError, InvalidInputError, InvalidTypeError,
@@ -13,9 +11,9 @@ from refnode.problems.problem import Problem
 from refnode.solve.initial_value import solve
 from refnode.solve.solve_ivp import solve_ivp
 from refnode.sensitivity.gradient import gradient, jvp, vjp
-from refnode.gradcheck.verdict import check_gradient
+from refnode.when_asked_for import importer
 
-WHEN_ASKED_FOR = {           # the same, imported when first asked for: an import is to take little longer than Numba's
+__getattr__, __dir__ = importer(globals(), {
     "GradientFunction": "refnode.sensitivity.gradient_function",        # gradients in a loop
     "Batch": "refnode.problems.batch_problem",                  # many problems at once
     "solve_batch": "refnode.solve.batch",
@@ -23,16 +21,7 @@ WHEN_ASKED_FOR = {           # the same, imported when first asked for: an impor
     "hvp": "refnode.sensitivity.second_order",                  # second derivatives
     "gauss_newton": "refnode.sensitivity.second_order",
     "check_field": "refnode.field_check",                       # of a field's jvp, vjp and hvp
+    "check_gradient": "refnode.gradcheck.verdict",              # of any gradient of any function
     "check_ode": "refnode.conformance.check_ode",               # of another program's gradients
-}
-
-
-def __getattr__(name):
-    if name not in WHEN_ASKED_FOR:
-        raise AttributeError(f"module 'refnode' has no attribute {name!r}")
-    found = globals()[name] = getattr(importlib.import_module(WHEN_ASKED_FOR[name]), name)
-    return found
-
-
-def __dir__():
-    return sorted({*globals(), *WHEN_ASKED_FOR})
+    "gradcheck": "refnode.gradcheck",
+})

@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import pathlib
+import resource
 import shutil
 import subprocess
 import sys
@@ -218,17 +219,21 @@ def test_fault_38_entries_written_at_once_are_not_mixed_up(tmp_path):
 
 # --- what it costs --------------------------------------------------------------------------------
 
-def seconds(code, environment, folder):
-    started = time.perf_counter()
+def processor_seconds(code, environment, folder):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120.0, cwd=folder)
-    return time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 @pytest.mark.alone
 def test_import_takes_at_most_half_longer_than_that_of_numba(tmp_path):
-    """The quickest of 6 interleaved runs with compiled bytecode: 1.3 to 1.4 measured, 1.5 allowed."""
+    """The least processor time of 12 interleaved runs with compiled bytecode: 1.20 to 1.39 measured, 1.5 allowed.
+
+    It is 1.35 times the instructions (callgrind), which no other work on the machine changes.
+    """
     environment = stubs.clean_environment(package_copy(tmp_path), PYTHONDONTWRITEBYTECODE=None)
-    runs = [[seconds(f"import {name}", environment, tmp_path) for name in ("numba", "refnode")] for _ in range(7)]
+    runs = [[processor_seconds(f"import {name}", environment, tmp_path) for name in ("numba", "refnode")] for _ in range(13)]
     numba, refnode = (min(times) for times in zip(*runs[1:]))                   # the first one wrote bytecode
     print(f"import numba {numba:.3f} s, refnode {refnode:.3f} s, ratio {refnode / numba:.2f}")
     assert refnode <= 1.5 * numba

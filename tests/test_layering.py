@@ -32,7 +32,8 @@ ALLOWED = {
     "quasi_newton": {"errors", "line_search"},
     "layers": FOUNDATIONS,
     "likelihoods": {"errors", "layers", "losses"},
-    "fields": FOUNDATIONS | {"checks", "layers"},
+    "when_asked_for": set(),
+    "fields": FOUNDATIONS | {"checks", "layers", "when_asked_for"},
     "steppers": FOUNDATIONS,                            # never fields: a stepper is handed f, f_jvp, f_vjp
     "solve": FOUNDATIONS | {"checks", "steppers", "fields.field", "cuda_device"},
     "field_check": {"errors", "checks", "gradcheck"},

@@ -7,7 +7,6 @@ import numpy as np
 from refnode.checks import require_problem
 from refnode.cuda_device import device_and_real
 from refnode.errors import GradientWarning, InvalidInputError, MissingDerivativeError
-from refnode.field_check import require_right_derivatives
 from refnode.sensitivity.checkpointing import pull_checkpointed
 from refnode.sensitivity.continuous_adjoint import pull_backsolved, pull_interpolated
 from refnode.sensitivity.cotangents import (
@@ -278,6 +277,7 @@ def check_if_asked(problem, options):
     if not isinstance(wanted, bool):
         raise InvalidInputError(f"check_derivatives must be True or False, found {wanted!r}")
     if wanted:
+        from refnode.field_check import require_right_derivatives        # late: a tenth of `import refnode`
         require_right_derivatives(problem)
 
 
