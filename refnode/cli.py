@@ -156,7 +156,7 @@ def run_demo(options):
 
 def run_cache(options):
     """Print, or remove, the cache of compiled functions."""
-    from refnode.host_device import cache_clear, cache_info
+    from refnode.disk_cache import cache_clear, cache_info
     info = cache_clear() if options.action == "clear" else cache_info()
     verb = "removed" if options.action == "clear" else "holds"
     print(f"{info['path']}\n{verb} {info['files']} files, {info['bytes'] / 2**20:.1f} MiB")
@@ -173,7 +173,7 @@ def run_doctor(options):
 def installation():
     """(name, fact) pairs."""
     import numba
-    from refnode.host_device import cache_info, package_root
+    from refnode.disk_cache import cache_info, package_root
     yield "refnode", f"{__version__} in {package_root()}"
     yield "python", f"{platform.python_version()} on {platform.platform()}"
     for name in ("numpy", "numba", "scipy", "matplotlib"):

@@ -8,7 +8,7 @@ import textwrap
 from pathlib import Path
 
 from refnode.errors import InvalidInputError
-from refnode.host_device import package_root
+from refnode.disk_cache import package_root
 
 OK = 0
 WIDTH = 100

@@ -42,32 +42,36 @@ FIRST_ORDER_DRIVERS, SECOND_ORDER_DRIVERS, BATCH_DRIVERS = (
     tuple(name for group in groups for name in group) for groups in (GROUPS, SECOND_ORDER_GROUPS, BATCH_GROUPS))
 ALL_DRIVERS = FIRST_ORDER_DRIVERS + SECOND_ORDER_DRIVERS + BATCH_DRIVERS
 
+POLL = 0.25                 # seconds between looks at what is there
+
 
 @contextlib.contextmanager
 def compiled_beside(groups, workers=2):
     """While the body runs, processes fill the disk cache with the drivers it lacks, in the order of the groups.
 
-    Yields ``wait(names, report)``, which returns when the drivers named are there, and calls ``report(done, total)``
-    until then. What the processes fail to do is done where it is needed.
+    Yields ``awaited(names)``, which returns the set of the drivers named that are still to come. What the processes
+    fail to do is done where it is needed.
     """
     missing = [tuple(missing_drivers(group)) for group in groups]
     missing = [group for group in missing if group]
     if sum(map(len, missing)) < 2 or not cache_takes_files():
-        yield lambda names, report: None
+        yield lambda names: set()
         return
     with compiling(missing, workers) as children:
-        compiled = set()
+        to_come = {name for group in missing for name in group}
 
-        def wait(names, report):
-            awaited = [name for group in missing for name in group if name in names and name not in compiled]
-            while (left := len(missing_drivers(awaited))) and any(child.poll() is None for child in children):
-                report(len(awaited) - left, len(awaited))
-                time.sleep(0.25)
-            compiled.update(awaited)
-        yield wait
+        def awaited(names):
+            if all(child.poll() is not None for child in children):
+                to_come.clear()
+            asked = to_come.intersection(names)
+            there = asked.difference(missing_drivers(asked))
+            to_come.difference_update(there)
+            return asked - there
+        yield awaited
 
 
 def compile_all():
     """Fill the disk cache with every driver."""
-    with compiled_beside(GROUPS + SECOND_ORDER_GROUPS + BATCH_GROUPS) as wait:
-        wait(ALL_DRIVERS, lambda done, total: None)
+    with compiled_beside(GROUPS + SECOND_ORDER_GROUPS + BATCH_GROUPS) as awaited:
+        while awaited(ALL_DRIVERS):
+            time.sleep(POLL)

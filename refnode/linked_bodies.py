@@ -1,9 +1,9 @@
 """Numba's compiler for functions that are only ever compiled into others.
 
 Numba optimises every function it compiles, emits machine code for it, and then links its optimised form into
-each caller, where all is optimised again: a loop around bodies within bodies is worked over once a level. A
-body of refnode that is handed functions runs in drivers alone, so it is typed, lowered and linked, and the
-driver around it is optimised and emitted, once. That halves the time in which drivers compile.
+each caller, where all is optimised again: a loop around bodies within bodies is worked over once a level. Here
+what is compiled into something else is typed, lowered and linked, and what is around it, a driver or a
+right-hand side, is optimised and emitted, once. That halves the time in which they compile.
 """
 from numba import _dynfunc
 from numba.core.codegen import JITCodeLibrary

@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from refnode.evidence.hessian_claims import hessian_rows
 from refnode.evidence.mutants import MISTAKES, checker_rows
 from refnode.evidence.row import GROUPS, VERDICTS, Row
 from refnode.evidence.stepper_claims import stepper_rows
-from refnode.evidence.subjects import fields, methods, problems
+from refnode.evidence.subjects import PLAIN_PYTHON, fields, methods, problems
 from refnode.sensitivity.recipes import RECIPES
 from refnode.steppers.tableaus import TABLEAUS
 
@@ -77,17 +78,36 @@ def _matching(what, wanted, known):
     return [name for name in known if any(matches(name, pattern) for pattern in patterns)]
 
 
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Evidence on one subject: ``gather()`` returns its rows, and ``needs`` are the drivers it runs."""
+
+    group: str
+    name: str
+    gather: Callable
+    needs: tuple = drivers.ALL_DRIVERS
+
+    def rows(self):
+        """The rows; a task that cannot even begin is one ERROR row."""
+        try:
+            with np.errstate(all="ignore"):
+                return self.gather()
+        except Exception as error:
+            return [Row(self.group, self.name, "all evidence", "exact", "ERROR", note=f"{type(error).__name__}: {error}")]
+
+
 def tasks(selection):
-    """(group, name, function that returns rows), in the order of `GROUPS`."""
-    seed = selection.seed
+    """All tasks, in the order of `GROUPS`."""
+    seed, first_order = selection.seed, drivers.FIRST_ORDER_DRIVERS
     if selection.device == "cuda":
-        return [("device", name, lambda name=name: device_rows(name)) for name in selection.problems]
-    plan = [("fields", name, lambda name=name: field_rows(name, seed)) for name in selection.fields]
-    plan += [("steppers", name, lambda name=name: stepper_rows(name, seed, selection.recipes)) for name in selection.methods]
-    plan += [("recipes", name, lambda name=name: problem_rows(name, selection.recipes, selection.methods, seed))
-             for name in selection.problems]
-    plan += [("second", name, lambda name=name: hessian_rows(name, seed, selection.methods)) for name in selection.problems]
-    return plan + [("checkers", name, lambda name=name: checker_rows(name, seed)) for name in selection.checkers]
+        return [Task("device", name, lambda name=name: device_rows(name)) for name in selection.problems]
+    plan = [Task("fields", name, lambda name=name: field_rows(name, seed), ()) for name in selection.fields]
+    plan += [Task("steppers", name, lambda name=name: stepper_rows(name, seed, selection.recipes), first_order)
+             for name in selection.methods]
+    plan += [Task("recipes", name, lambda name=name: problem_rows(name, selection.recipes, selection.methods, seed),
+                  () if name in PLAIN_PYTHON else first_order) for name in selection.problems]
+    plan += [Task("second", name, lambda name=name: hessian_rows(name, seed, selection.methods)) for name in selection.problems]
+    return plan + [Task("checkers", name, lambda name=name: checker_rows(name, seed)) for name in selection.checkers]
 
 
 # --- the run ---------------------------------------------------------------------------------------
@@ -115,34 +135,26 @@ class Outcome:
         return f"{len(self.rows)} rows: {counts}, {self.count('ERROR')} ERROR in {seconds or self.seconds:.1f} s"
 
 
-NEEDED = {"fields": (), "steppers": drivers.FIRST_ORDER_DRIVERS, "recipes": drivers.FIRST_ORDER_DRIVERS}      # else all
-
-
 def run(selection, progress=lambda done, total, what, rows: None):
     """Gather all rows; ``progress`` is called before every task and at the end.
 
-    Drivers that are not in the cache are compiled meanwhile: what needs none, or few, is gathered first.
+    Drivers that are not in the cache are compiled meanwhile; what needs none of those to come is gathered first.
     """
-    started, plan, rows = time.perf_counter(), tasks(selection), []
-    with drivers.compiled_beside(drivers.GROUPS + drivers.SECOND_ORDER_GROUPS) as wait:
-        for done, (group, name, make) in enumerate(plan):
-            wait(NEEDED.get(group, drivers.ALL_DRIVERS), lambda ready, all_: progress(
-                done, len(plan), f"compiling solvers, once: {ready} of {all_}", rows))
-            progress(done, len(plan), f"{group}: {name}", rows)
-            rows += _guarded(group, name, make)
-    progress(len(plan), len(plan), "done", rows)
-    order = list(GROUPS)
-    rows.sort(key=lambda row: order.index(row.group))
+    started, plan, gathered = time.perf_counter(), tasks(selection), {}
+    so_far = lambda: [row for number in sorted(gathered) for row in gathered[number]]
+    with drivers.compiled_beside(drivers.GROUPS + drivers.SECOND_ORDER_GROUPS) as awaited:
+        while left := [number for number in range(len(plan)) if number not in gathered]:
+            ready = next((number for number in left if not awaited(plan[number].needs)), None)
+            if ready is None:
+                what = f"compiling solvers, once: {len(awaited(drivers.ALL_DRIVERS))} to come"
+                progress(len(gathered), len(plan), what, so_far())
+                time.sleep(drivers.POLL)
+            else:
+                progress(len(gathered), len(plan), f"{plan[ready].group}: {plan[ready].name}", so_far())
+                gathered[ready] = plan[ready].rows()
+    progress(len(plan), len(plan), "done", so_far())
+    rows = sorted(so_far(), key=lambda row: list(GROUPS).index(row.group))
     return Outcome(rows, selection, time.perf_counter() - started, facts(selection))
-
-
-def _guarded(group, name, make):
-    """A task that cannot even begin is one ERROR row."""
-    try:
-        with np.errstate(all="ignore"):
-            return make()
-    except Exception as error:
-        return [Row(group, name, "all evidence", "exact", "ERROR", note=f"{type(error).__name__}: {error}")]
 
 
 def facts(selection):

@@ -13,7 +13,7 @@ import time
 import pytest
 
 import stubs
-from refnode import host_device
+from refnode import disk_cache
 from refnode.drivers import ALL_DRIVERS
 
 SOLVE = """
@@ -40,7 +40,7 @@ def files_in(folder):
 
 def current_folders():
     """The folders of the cache that belong to the sources as they are."""
-    locators = (host_device._PackageLocator(test_info_and_clear, str(path)) for path in stubs.PACKAGE.rglob("*.py"))
+    locators = (disk_cache._PackageLocator(test_info_and_clear, str(path)) for path in stubs.PACKAGE.rglob("*.py"))
     folders = {pathlib.Path(locator.get_cache_path()) for locator in locators}
     return [folder for folder in folders if folder.is_dir()]
 
@@ -64,7 +64,7 @@ def copied_cache(warm_cache, tmp_path):
 # --- never stale ----------------------------------------------------------------------------------
 
 def hash_of(package, module):
-    code = f"from refnode.host_device import package_root, source_hash; print(source_hash(package_root() / '{module}'))"
+    code = f"from refnode.disk_cache import package_root, source_hash; print(source_hash(package_root() / '{module}'))"
     return stubs.python(code, package=package).stdout
 
 
@@ -111,7 +111,7 @@ def test_the_hash_covers_every_function_a_driver_reaches(name):
     """By following the names in the code, which the hash does not: it follows import statements."""
     module, _, function = name.partition(":")
     body = getattr(importlib.import_module(module), function)
-    covered = host_device.imported_files(pathlib.Path(body.py_func.__code__.co_filename))
+    covered = disk_cache.imported_files(pathlib.Path(body.py_func.__code__.co_filename))
     reached = {inspect.getfile(f) for f in package_functions(body)}
     assert len(reached) > 1 and reached <= covered
 
@@ -161,7 +161,7 @@ def test_fault_37_damaged_files(copied_cache, suffix):
 @pytest.mark.parametrize("how", ["truncated", "empty", "junk", "flipped bit"])
 @pytest.mark.parametrize("suffix", ["nbi", "nbc"])
 def test_fault_37_every_damage_is_noticed_before_the_code_runs(tmp_path, suffix, how):
-    files = host_device._CheckedFiles(str(tmp_path), "function", "stamp")
+    files = disk_cache._CheckedFiles(str(tmp_path), "function", "stamp")
     files.save("real", "code for real")
     assert files.load("real") == "code for real" and files.load("complex") is None
     (path,) = tmp_path.glob(f"*.{suffix}")
@@ -208,11 +208,11 @@ def test_fault_38_several_processes_and_a_cold_cache(tmp_path, warm_cache):
 
 def test_fault_38_entries_written_at_once_are_not_mixed_up(tmp_path):
     """Two writers that both read an empty index: one entry may be lost, none may be another's."""
-    first, second = (host_device._CheckedFiles(str(tmp_path), "function", "stamp") for _ in range(2))
+    first, second = (disk_cache._CheckedFiles(str(tmp_path), "function", "stamp") for _ in range(2))
     second._load_index = lambda: {}                                 # as it was before the first one wrote
     first.save("real", "code for real")
     second.save("complex", "code for complex")
-    reader = host_device._CheckedFiles(str(tmp_path), "function", "stamp")
+    reader = disk_cache._CheckedFiles(str(tmp_path), "function", "stamp")
     assert reader.load("complex") == "code for complex"
     assert reader.load("real") in (None, "code for real")
 
@@ -278,7 +278,7 @@ def test_first_gradient_of_a_new_field_compiles_the_field_only(copied_cache):
 
 def test_info_and_clear(copied_cache):
     cache, _ = copied_cache
-    code = "from refnode.host_device import cache_info, cache_clear; print(cache_info(), cache_clear(), cache_info(), sep='|')"
+    code = "from refnode.disk_cache import cache_info, cache_clear; print(cache_info(), cache_clear(), cache_info(), sep='|')"
     before, removed, after = stubs.python(code, NUMBA_CACHE_DIR=cache).stdout.strip().split("|")
     assert before == removed and f"'path': '{cache / 'refnode'}'" in before
     assert "'files': 0, 'bytes': 0" in after and not os.path.exists(cache / "refnode")

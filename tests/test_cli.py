@@ -116,8 +116,8 @@ def test_doctor_states_facts(capsys):
 
 
 def test_cache_info_and_clear(capsys, monkeypatch, tmp_path):
-    from refnode import host_device
-    monkeypatch.setattr(host_device, "cache_home", lambda: tmp_path / "cache")
+    from refnode import disk_cache
+    monkeypatch.setattr(disk_cache, "cache_home", lambda: tmp_path / "cache")
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "a.nbi").write_bytes(b"12345")
     assert "holds 1 files" in run(["cache", "info"], capsys)[1]

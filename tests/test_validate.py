@@ -1,4 +1,5 @@
 """`refnode validate`: what it plans, the verdicts it gives, and the wrong derivatives it must catch."""
+import contextlib
 import importlib
 import pkgutil
 
@@ -35,7 +36,7 @@ def verdicts(rows):
 # --- the plan --------------------------------------------------------------------------------------
 
 def test_everything_registered_is_planned():
-    plan = {(group, name) for group, name, _ in validate.tasks(validate.select())}
+    plan = {(task.group, task.name) for task in validate.tasks(validate.select())}
     assert {("fields", name) for name in classical.CLASSICAL} <= plan
     assert {("steppers", name) for name in TABLEAUS} <= plan
     assert {("recipes", name) for name in problems()} <= plan
@@ -50,7 +51,7 @@ def test_every_recipe_has_a_row_for_every_method_it_takes(monkeypatch):
         monkeypatch.setattr(room, "attempt", lambda group, subject, evidence, truth, make, **labels: Row(
             group, subject, evidence, truth, "PASS", **labels))
     selection = validate.select("van_der_pol")
-    rows = [row for group, name, make in validate.tasks(selection) if group not in ("fields", "checkers") for row in make()]
+    rows = [row for task in validate.tasks(selection) if task.group not in ("fields", "checkers") for row in task.gather()]
     found = {(row.recipe, row.method) for row in rows}
     assert set(TABLEAUS) | set(REVERSIBLE) < set(methods())
     for method in methods():
@@ -351,23 +352,43 @@ def test_a_group_fits_its_record():
                drivers.GROUPS + drivers.SECOND_ORDER_GROUPS + drivers.BATCH_GROUPS)
 
 
-@pytest.mark.parametrize("group", list(validate.NEEDED))
-def test_evidence_needs_no_driver_that_is_not_awaited(group, monkeypatch):
+@pytest.mark.parametrize("group", ["fields", "steppers", "recipes"])
+def test_evidence_runs_no_driver_but_those_it_names(group, monkeypatch):
     """It is gathered while the others are compiled."""
-    def awaited(self):
-        assert f"{self.py_func.__module__}:{self.py_func.__name__}" in validate.NEEDED[group]
+    needed = set()
+
+    def named(self):
+        assert f"{self.py_func.__module__}:{self.py_func.__name__}" in needed
 
     prepare, call = Driver.prepare, Driver.__call__
-    monkeypatch.setattr(Driver, "prepare", lambda self: (awaited(self), prepare(self))[1])
-    monkeypatch.setattr(Driver, "__call__", lambda self, *arguments: (awaited(self), call(self, *arguments))[1])
-    plan = [make for each, _, make in validate.tasks(validate.select()) if each == group]
-    for make in plan[::6]:
-        assert all(row.verdict == "PASS" for row in validate._guarded(group, "any", make))
+    monkeypatch.setattr(Driver, "prepare", lambda self: (named(self), prepare(self))[1])
+    monkeypatch.setattr(Driver, "__call__", lambda self, *arguments: (named(self), call(self, *arguments))[1])
+    plan = [task for task in validate.tasks(validate.select()) if task.group == group]
+    assert all(set(task.needs) < set(drivers.ALL_DRIVERS) for task in plan)
+    chosen = {task.name: task for task in plan[::6] + [task for task in plan if not task.needs][-1:]}
+    for task in chosen.values():
+        needed.clear()
+        needed.update(task.needs)
+        assert all(row.verdict == "PASS" for row in task.rows())
 
 
-def test_groups_come_in_the_order_of_what_they_need():
-    order = list(dict.fromkeys(group for group, *_ in validate.tasks(validate.select())))
-    assert order[:len(validate.NEEDED)] == list(validate.NEEDED)
+def test_what_is_ready_is_gathered_first_and_told_in_the_order_of_the_plan(monkeypatch):
+    """Two of three tasks wait for a driver that comes after the first two looks."""
+    looks = []
+
+    @contextlib.contextmanager
+    def compiled_beside(groups):
+        yield lambda names: set(names) if len(looks) < 3 else set()
+
+    def task(name, needs):
+        return validate.Task("fields", name, lambda: [Row("fields", name, "any", "exact", "PASS")], needs)
+
+    monkeypatch.setattr(validate.drivers, "compiled_beside", compiled_beside)
+    monkeypatch.setattr(validate.drivers, "POLL", 0.0)
+    monkeypatch.setattr(validate, "tasks", lambda selection: [task("a", ("late",)), task("b", ()), task("c", ("late",))])
+    outcome = validate.run(validate.select(), lambda done, total, what, rows: looks.append(what))
+    assert looks[0] == "fields: b" and looks[1].startswith("compiling") and looks[-3:] == ["fields: a", "fields: c", "done"]
+    assert [row.subject for row in outcome.rows] == ["a", "b", "c"]
 
 
 def test_a_cache_that_takes_no_files_is_not_filled(monkeypatch, tmp_path):

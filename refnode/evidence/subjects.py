@@ -111,6 +111,9 @@ def undamped_problem():
 
 # --- the lists -------------------------------------------------------------------------------------
 
+PLAIN_PYTHON = ("lotka_volterra/running_cost",)         # problems whose solves run un-jitted
+
+
 def problems():
     """name -> function that makes the `Problem`; what stands before a slash is the field's name."""
     return {**catalogue.CATALOGUE, "riccati": riccati_problem, "mlp": mlp_problem,
