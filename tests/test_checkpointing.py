@@ -300,7 +300,7 @@ def test_bytes_held_are_those_of_the_law(sensitivity, method):
         measured = []
         for N in (100, 400, 1600):
             stats = gradient(problem, sensitivity, method=method, n_steps=N, **own).stats
-            assert stats["times_bytes"] == 8 * (N + 1)
+            assert stats["times_bytes"] == (56 if sensitivity in BIT_IDENTICAL else 8 * (N + 1))     # the rule of equal steps
             assert stats["history_bytes"] == law(sensitivity, N, 5, problem.y0.size, table.s, table.extra,
                                                  problem.field.tape_size)
             measured.append(stats["history_bytes"])
