@@ -164,7 +164,8 @@ def pull_with_checkpoints(f, f_vjp, A, b, c, E, P, A_extra, c_extra, times, y, k
             i = plan[END] - 1
             row = i - plan[FIRST]
             k_i, tape_i = recorded(b.shape[0], row, k, tape, position)
-            t = step_window(times, i)
+            window = step_window(times, i)
+            t = times[window:window + 2]
             if observes_inside(i, t[1], ts, ys_step, position):
                 extra_slopes(Plain(f), A_extra, c_extra, t[0], t[1] - t[0], y[row], theta,
                              tape_i[tape_i.shape[0] - 1], k_i, z, k_extra[0])
