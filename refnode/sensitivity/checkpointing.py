@@ -18,7 +18,7 @@ from refnode.host_device import INTEGERS, MATRIX, RHS, RHS_VJP, VECTOR, driver, 
 from refnode.linalg import copy_into
 from refnode.sensitivity.checkpoint_schedule import (
     ADVANCE, CHOOSE, END, EVALUATIONS, EVERY, FIRST, LEAF, LISTED, NOW, ONLINE, PEAK, PHASE, PULL, RECOMPUTED,
-    RESUME, RULE, SLICE, TARGET, TOP, choose, first_checkpoints, kept_row, new_plan, pulled, stepped)
+    RECORD, RESUME, RULE, SLICE, TOP, choose, first_checkpoints, kept_row, new_plan, pulled, stepped)
 from refnode.sensitivity.cotangents import cotangents_of, forward_stats, memory_stats
 from refnode.sensitivity.discrete_adjoint import (
     ADJOINT_TYPES, OBSERVATION, OFFSET, RECOMPUTE, STEP, pull_through_steps)
@@ -148,9 +148,9 @@ def pull_with_checkpoints(f, f_vjp, A, b, c, E, P, A_extra, c_extra, times, y, k
     ``times`` are those of all steps, or their rule. Row 0 of y, k and tape is the state reached, its slope and tape; while
     steps are recorded, from plan[FIRST] on, further rows hold them as a stored solve would.
     """
-    left = plan[SLICE]
-    while left > 0 and plan[END] > 0:
-        left -= 1
+    for _ in range(plan[SLICE]):
+        if plan[END] == 0:
+            return FINISHED
         if plan[PHASE] == RESUME:
             first_slope(f, times, plan[END] - 1, y[0], theta, tape[0], k[0], plan)
             plan[PHASE] = PULL
@@ -176,40 +176,25 @@ def pull_with_checkpoints(f, f_vjp, A, b, c, E, P, A_extra, c_extra, times, y, k
                                k_bar, k_extra_bar, w, t_bar, h_bar, theta_bar)
             pulled(plan, steps)
         else:
-            left -= take_again(f, A, b, c, times, y, k, tape, theta, position, z, plan, left)
+            take_again(f, A, b, c, times, y, k, tape, theta, position, z, plan)
             if stepped(plan, steps):
                 copy_into(y[0], states[slots[plan[TOP]]])
     return FINISHED if plan[END] == 0 else RUNNING
 
 
 @higher_order
-def take_again(f, A, b, c, times, y, k, tape, theta, position, z, plan, further):
-    """Step plan[NOW] from its own row if it is recorded, else from row 0 and back into row 0.
-
-    Steps to be advanced are taken together, at most 1 + ``further``, and the tape of the last slope alone is kept.
-    Returns how many came before the last, which is left to `stepped`.
-    """
+def take_again(f, A, b, c, times, y, k, tape, theta, position, z, plan):
+    """Step plan[NOW] from its own row if it is recorded, else from row 0 and back into row 0."""
     s, i = b.shape[0], plan[NOW]
-    advances = plan[PHASE] == ADVANCE
-    row = 0 if advances else i - plan[FIRST]
-    last = min(plan[TARGET] - 1, i + further) if advances else i
+    row = i - plan[FIRST] if plan[PHASE] == RECORD else 0
     k_i, tape_i = recorded(s, row, k, tape, position)
     t = given_time(times, i)
-    for j in range(i, last + 1):
-        if j > i:
-            copy_into(y[1], y[0])
-            copy_into(k[s], k[0])
-        t_next = given_time(times, j + 1)
-        explicit_rk_step(Plain(f), A, b, c, t, t_next - t, y[row], theta, tape_i, k_i, z, y[row + 1])
-        t = t_next
-    if advances:
+    explicit_rk_step(Plain(f), A, b, c, t, given_time(times, i + 1) - t, y[row], theta, tape_i, k_i, z, y[row + 1])
+    plan[EVALUATIONS] += s
+    if plan[PHASE] == ADVANCE:
         copy_into(y[1], y[0])
         copy_into(k[s], k[0])
         copy_into(tape[s], tape[0])
-    plan[EVALUATIONS] += s * (last + 1 - i)
-    plan[NOW] = last
-    plan[RECOMPUTED] += last - i
-    return last - i
 
 
 @higher_order
