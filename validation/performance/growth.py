@@ -83,16 +83,16 @@ def of_tolerance(method, order, names):
 def of_parameters():
     """theta is two matrices of width x width and more, so activations are as its square root."""
     names = NAMES
-    return Axis("parameters", (32, 64, 128, 256, 512), lambda w: (perceptron(w, 16), {"method": "rk4", "n_steps": 16}), names, {
+    return Axis("parameters", (16, 32, 64, 128, 256), lambda w: (perceptron(w, 16), {"method": "rk4", "n_steps": 16}), names, {
         **GIVEN, "held": {"discrete": 0.5, "checkpointed": 0.5, "interpolating": 0.0, "backsolve": 0.0, "reversible": 0.0},
         "peak": {"backsolve": 1.0, "interpolating": 1.0}},
-        "perceptrons 8-w-w-8 on 16 samples, w = 32 to 512: a tape of activations goes as w, so as the root of the parameters; "
+        "perceptrons 8-w-w-8 on 16 samples, w = 16 to 256: a tape of activations goes as w, so as the root of the parameters; "
         "an augmented adjoint has the parameters in its state")
 
 
 def of_batch():
     """Everything that is held belongs to a sample."""
-    return Axis("batch", (32, 64, 128, 256, 512, 1024), lambda batch: (perceptron(16, batch), {"method": "rk4", "n_steps": 16}),
+    return Axis("batch", (16, 32, 64, 128, 256, 512), lambda batch: (perceptron(16, batch), {"method": "rk4", "n_steps": 16}),
                 NAMES, {**GIVEN, "held": dict.fromkeys(NAMES[1:], 1.0)},
                 "perceptrons 8-16-16-8, so that samples and not parameters fill the memory")
 
