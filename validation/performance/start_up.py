@@ -111,18 +111,18 @@ def main():
     if options.gradient:
         print(json.dumps([float(entry) for entry in GRADIENTS[options.gradient][0]()]))
         return
-    rows, left_out = measure(options)
-    text = page(rows, left_out, options)
+    for rows, left_out in measure(options):                 # after every round, as some take minutes
+        text = page(rows, left_out)
+        if options.output:
+            options.output.mkdir(parents=True, exist_ok=True)
+            (options.output / "start_up.md").write_text(text)
+            (options.output / "start_up.json").write_text(json.dumps({"rows": rows, "left out": left_out}, indent=1))
     print(text)
-    if options.output:
-        options.output.mkdir(parents=True, exist_ok=True)
-        (options.output / "start_up.md").write_text(text)
-        (options.output / "start_up.json").write_text(json.dumps({"rows": rows, "left out": left_out}, indent=1))
 
 
 def measure(options):
-    """(what, name, cache) -> wall and processor seconds of every round, as rows; and what could not be imported."""
-    script, exact, rows, left_out = str(pathlib.Path(__file__).resolve()), None, [], {}
+    """Yields rows, of wall and processor seconds of every round so far, and what was left out, and why."""
+    script, exact, left_out = str(pathlib.Path(__file__).resolve()), None, {}
     with tempfile.TemporaryDirectory() as folder:
         warm = pathlib.Path(folder) / "warm"
         works = [("import", name, "", ["-c", f"import {name}"]) for name in IMPORTS]
@@ -149,10 +149,8 @@ def measure(options):
                 if turn < (options.cold_rounds if cache == "cold" else options.rounds):
                     place = warm if cache != "cold" else pathlib.Path(folder) / f"{name}-{turn}"
                     seconds[what, name, cache].append(run(command, place)[:2])
-    for (what, name, cache), found in seconds.items():
-        rows.append({"what": what, "name": name, "cache": cache, "wall": [pair[0] for pair in found],
-                     "processor": [pair[1] for pair in found]})
-    return rows, left_out
+            yield [{"what": what, "name": name, "cache": cache, "wall": [pair[0] for pair in found],
+                    "processor": [pair[1] for pair in found]} for (what, name, cache), found in seconds.items()], left_out
 
 
 def run(command, cache):
@@ -167,9 +165,10 @@ def run(command, cache):
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done
 
 
-def page(rows, left_out, options):
+def page(rows, left_out):
+    rounds, cold = (max(len(row["wall"]) for row in rows if (row["cache"] == "cold") is kind) for kind in (False, True))
     lines = ["# Start-up", "", __doc__.strip().split("\n\n")[1], "",
-             f"Made by `python validation/performance/start_up.py --rounds {options.rounds} --cold-rounds {options.cold_rounds}` on "
+             f"Made by `python validation/performance/start_up.py --rounds {rounds} --cold-rounds {cold}` on "
              f"{os.cpu_count()} cores that other work shared; medians, with the least and the greatest. Python "
              f"{sys.version.split()[0]}.", ""]
     for what, unit in (("import", "numba"), ("first gradient", "refnode")):
