@@ -106,6 +106,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=7, help="of everything but cold gradients")
     parser.add_argument("--cold-rounds", type=int, default=3, help="of gradients with an empty cache")
     parser.add_argument("--output", type=pathlib.Path, help="folder for start_up.json and start_up.md")
+    parser.add_argument("--cache", type=pathlib.Path, help="folder of warm caches to use and to fill, else one that is removed")
     parser.add_argument("--gradient", choices=GRADIENTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.gradient:
@@ -124,7 +125,7 @@ def measure(options):
     """Yields rows, of wall and processor seconds of every round so far, and what was left out, and why."""
     script, exact, left_out = str(pathlib.Path(__file__).resolve()), None, {}
     with tempfile.TemporaryDirectory() as folder:
-        warm = pathlib.Path(folder) / "warm"
+        warm = options.cache or pathlib.Path(folder) / "warm"
         works = [("import", name, "", ["-c", f"import {name}"]) for name in IMPORTS]
         for name, (_, caches) in GRADIENTS.items():
             works += [("first gradient", name, cache, [script, "--gradient", name])
@@ -144,13 +145,14 @@ def measure(options):
                     left_out[f"{what}, {name}"] = f"its gradient is off by {error:.1e}"
         works = [work for work in works if f"{work[0]}, {work[1]}" not in left_out]
         seconds = {work[:3]: [] for work in works}
-        for turn in range(max(options.rounds, options.cold_rounds)):
+        turns = [False] * options.rounds + [True] * options.cold_rounds        # warm ones first: they take seconds
+        for turn, cold in enumerate(turns):
             for what, name, cache, command in works:
-                if turn < (options.cold_rounds if cache == "cold" else options.rounds):
-                    place = warm if cache != "cold" else pathlib.Path(folder) / f"{name}-{turn}"
+                if cold == (cache == "cold"):
+                    place = pathlib.Path(folder) / f"{name}-{turn}" if cold else warm
                     seconds[what, name, cache].append(run(command, place)[:2])
             yield [{"what": what, "name": name, "cache": cache, "wall": [pair[0] for pair in found],
-                    "processor": [pair[1] for pair in found]} for (what, name, cache), found in seconds.items()], left_out
+                    "processor": [pair[1] for pair in found]} for (what, name, cache), found in seconds.items() if found], left_out
 
 
 def run(command, cache):
@@ -166,7 +168,8 @@ def run(command, cache):
 
 
 def page(rows, left_out):
-    rounds, cold = (max(len(row["wall"]) for row in rows if (row["cache"] == "cold") is kind) for kind in (False, True))
+    rounds, cold = (max((len(row["wall"]) for row in rows if (row["cache"] == "cold") is kind), default=0)
+                    for kind in (False, True))
     lines = ["# Start-up", "", __doc__.strip().split("\n\n")[1], "",
              f"Made by `python validation/performance/start_up.py --rounds {rounds} --cold-rounds {cold}` on "
              f"{os.cpu_count()} cores that other work shared; medians, with the least and the greatest. Python "
@@ -177,11 +180,11 @@ def page(rows, left_out):
         lines += [f"| {what} | cache | processor seconds | wall seconds | processor time / {unit}{', warm' if beside['cache'] else ''} |",
                   "|---|---|---|---|---|"]
         for row in sorted(of, key=lambda row: middle(row["processor"])):
-            lines.append(f"| {row['name']} | {row['cache'] or '-'} | {spread(row['processor'])} | {spread(row['wall'])} | "
-                         f"{middle([a / b for a, b in zip(row['processor'], beside['processor'])]):.2f} |")
+            ratio = middle(row["processor"]) / middle(beside["processor"])
+            lines.append(f"| {row['name']} | {row['cache'] or '-'} | {spread(row['processor'])} | {spread(row['wall'])} | {ratio:.2f} |")
         lines.append("")
     lines += [f"Left out: {what}: {why}." for what, why in left_out.items()]
-    lines += [verdict(rows, cache) for cache in ("warm", "cold")]
+    lines += [verdict(rows, cache) for cache in (("warm", "cold") if cold else ("warm",))]
     return "\n".join(lines) + "\n"
 
 
@@ -192,9 +195,9 @@ def verdict(rows, cache):
     own = found.pop("refnode")
     faster = sorted((seconds, name) for name, seconds in found.items() if seconds < own)
     if not faster:
-        return f"With a {cache} cache no peer's first gradient takes less processor time than refnode's {own:.2f} s."
+        return f"With a {cache} cache no peer's first gradient takes less processor time than refnode's {own:.2f} s.\n"
     return (f"With a {cache} cache refnode's first gradient takes {own:.2f} s of processor time; faster: "
-            + ", ".join(f"{name} ({seconds:.2f} s)" for seconds, name in faster) + ".")
+            + ", ".join(f"{name} ({seconds:.2f} s)" for seconds, name in faster) + ".\n")
 
 
 def middle(values):
