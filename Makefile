@@ -51,7 +51,6 @@ benchmark: $(VENV)/peers
 
 guard: $(VENV)/installed
 	$(BIN)/python -m pytest tests/test_performance_guard.py
-	if command -v valgrind; then $(BIN)/python validation/performance/instructions.py; fi
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info report
