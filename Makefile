@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: validate test test-slow test-peers test-gpu conform benchmark clean
+.PHONY: validate test test-slow test-peers test-gpu conform benchmark guard clean
 .DEFAULT_GOAL := validate
 
 $(VENV)/installed: setup.cfg pyproject.toml
@@ -46,6 +46,11 @@ conform: $(VENV)/peers
 
 benchmark: $(VENV)/peers
 	$(BIN)/python validation/performance/run.py
+	$(BIN)/python validation/performance/growth.py
+	$(BIN)/python validation/performance/start_up.py
+
+guard: $(VENV)/installed
+	$(BIN)/python -m pytest tests/test_performance_guard.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info report

@@ -21,6 +21,7 @@ from refnode.sensitivity.checkpoint_schedule import (
 from refnode.sensitivity.checkpointing import uniform_plan
 from refnode.sensitivity.gradient import gradient, vjp
 from refnode.solve import run
+from refnode.solve.equal_steps import equal_steps, given_time, is_rule, step_window
 from refnode.solve.options import SolveOptions
 
 BIT_IDENTICAL = ["checkpointed", "online", "sqrt"]
@@ -300,7 +301,7 @@ def test_bytes_held_are_those_of_the_law(sensitivity, method):
         measured = []
         for N in (100, 400, 1600):
             stats = gradient(problem, sensitivity, method=method, n_steps=N, **own).stats
-            assert stats["times_bytes"] == 8 * (N + 1)
+            assert stats["times_bytes"] == (56 if sensitivity in BIT_IDENTICAL else 8 * (N + 1))     # the rule of equal steps
             assert stats["history_bytes"] == law(sensitivity, N, 5, problem.y0.size, table.s, table.extra,
                                                  problem.field.tape_size)
             measured.append(stats["history_bytes"])
@@ -311,6 +312,23 @@ def test_bytes_held_are_those_of_the_law(sensitivity, method):
 def test_fewer_checkpoints_than_allowed_are_counted_as_used():
     few = gradient(CATALOGUE["logistic"](), "checkpointed", method="rk4", n_steps=4, checkpoints=50).stats
     assert few["history_bytes"] == law("checkpointed", 4, 4, 1, 4, 0, 0)
+
+
+@pytest.mark.parametrize("t0, t1", [(0.0, 1.0), (0.1, 1.3), (-3.0, 2.0**20 / 3.0), (1.7, -0.4)])
+def test_the_rule_of_equal_steps_gives_the_times_of_linspace(t0, t1):
+    """To the bit, and the two times of a step beside each other; 49 (1 / 49) instead of t1 = 1 would be seen."""
+    for count in (1, 2, 3, 7, 49, 1000):
+        rule, times = equal_steps(t0, t1, count), np.linspace(t0, t1, count + 1)
+        assert rule.size == 7 and is_rule(rule) and not is_rule(times)
+        assert [given_time(rule, i) for i in range(count + 1)] == list(times)
+        window = step_window(rule, count - 1)
+        assert list(rule[window:window + 2]) == list(times[-2:]) and step_window(times, count - 1) == count - 1
+    assert 49 * equal_steps(0.0, 1.0, 49)[2] != 1.0
+
+
+def test_steps_too_short_for_a_rule_are_written_out():
+    """5e-324 / 4 is 0 in floating-point numbers, and `np.linspace` has another formula for it."""
+    np.testing.assert_array_equal(equal_steps(0.0, 5e-324, 4), np.linspace(0.0, 5e-324, 5))
 
 
 # --- what is refused ------------------------------------------------------------------------------

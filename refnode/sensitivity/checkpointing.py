@@ -1,8 +1,8 @@
 """The transpose of steps that were not stored: states at checkpoints, and the steps between taken again.
 
 A step depends on y_i, t_i and t_(i+1) alone. From these it is repeated to the last bit, by the body that took
-it first; so every recipe here returns the bits of `discrete`. The forward solve keeps the times of all steps
-(8 bytes each) and the states that `checkpoint_schedule` asks for.
+it first; so every recipe here returns the bits of `discrete`. The forward solve keeps the states that
+`checkpoint_schedule` asks for and the times of all steps, 8 bytes each; of equal steps the rule alone (`equal_steps`).
 
 References
 ----------
@@ -25,6 +25,7 @@ from refnode.sensitivity.discrete_adjoint import (
 from refnode.sensitivity.forward_solve import check_first_call, require_finished
 from refnode.sensitivity.jumps import observation_jump
 from refnode.solve import run
+from refnode.solve.equal_steps import equal_steps, given_time, is_rule, step_window
 from refnode.solve.initial_value import flow_tolerances
 from refnode.solve.integrate import FINISHED, FULL, INTEGRATE_TYPES, MAX_STEPS, RUNNING, STEPS, T, integrate
 from refnode.solve.integrate import SLICE as SOLVE_SLICE
@@ -54,14 +55,15 @@ def integrate_with_checkpoints(f, arguments):
 
 @higher_order
 def integrate_and_place(f, solve, times, y_before, states, steps, levels, slots, plan):
-    """`integrate`, step by step: overwrites times[1:] with the steps' ends, y_before with the state before the
-    last step, and rows of ``states`` with the checkpoints that the plan's rule asks for."""
+    """`integrate`, step by step: overwrites times[1:] with the steps' ends (unless it is their rule), y_before with the
+    state before the last step, and rows of ``states`` with the checkpoints that the plan's rule asks for."""
     limits, clock, counts, y = solve[LIMITS], solve[CLOCK], solve[COUNTS], solve[Y]
     remaining = limits[SOLVE_SLICE]
     limits[SOLVE_SLICE] = 1
+    writes_times = not is_rule(times)
     for _ in range(remaining):
         i = counts[STEPS]
-        if i + 1 >= times.shape[0]:
+        if writes_times and i + 1 >= times.shape[0]:
             return FULL
         plan[NOW] = i
         row = kept_row(plan, steps, levels, slots) if i > 0 else 0
@@ -69,7 +71,7 @@ def integrate_and_place(f, solve, times, y_before, states, steps, levels, slots,
             copy_into(y[0], states[row])
         copy_into(y[0], y_before)
         status = integrate(Plain(f), *solve)
-        if counts[STEPS] > i:
+        if writes_times and counts[STEPS] > i:
             times[i + 1] = clock[T]
         if status != RUNNING:
             return status
@@ -82,22 +84,29 @@ class LoggedTrajectory(Trajectory):
     Attributes
     ----------
     log : ndarray, shape (at least N + 1,)
-        Times of the steps.
+        Times of the steps, or the rule of equal ones.
     states : ndarray
         A checkpoint a row.
     y_before : ndarray, shape (n,)
         The state before the last step.
     """
 
-    def __init__(self, problem, options):
+    def __init__(self, problem, options, keep_times=False):
         y0 = problem.flow_y0
         rtol, atol = flow_tolerances(options, problem, y0)
+        equal = options.n_steps is not None and not keep_times and problem.t0 != problem.t1
+        grid = None if not equal else equal_steps(problem.t0, problem.t1, options.n_steps)
         super().__init__(options, problem.flow_field, y0, problem.theta, problem.t0, problem.t1, problem.ts,
-                         keep=False, rtol=rtol, atol=atol, blocks=np.array([0, y0.size]))
-        self.log = np.empty(self.grid.size or run.FIRST_CAPACITY + 1)
-        self.log[0] = self.t0
-        self.y_before = y0.copy()
+                         keep=False, rtol=rtol, atol=atol, blocks=np.array([0, y0.size]), grid=grid)
         self.known_steps = max(self.grid.size - 1, 0)
+        self.log = self.grid
+        if self.grid.size and is_rule(self.grid):
+            self.known_steps = options.n_steps
+            self.limits[MAX_STEPS] = options.n_steps + 1
+        elif not self.grid.size:
+            self.log = np.empty(run.FIRST_CAPACITY + 1)
+            self.log[0] = self.t0
+        self.y_before = y0.copy()
 
     def place(self, rule, slots, steps, leaf=1):
         """Set the plan; see `checkpoint_schedule`."""
@@ -118,7 +127,8 @@ class LoggedTrajectory(Trajectory):
         """Run to the end, or IntegrationError."""
         entry, functions = entry_point(integrate_with_checkpoints, self.field, self.options.specialized_to(self.n), "f")
         require_finished(self, self.run(entry, functions), "the forward solve")
-        self.log = self.log[:self.n_steps + 1]
+        if not self.known_steps:
+            self.log = self.log[:self.n_steps + 1]
 
 
 # --- the reverse sweep ----------------------------------------------------------------------------
@@ -135,7 +145,7 @@ def pull_with_checkpoints(f, f_vjp, A, b, c, E, P, A_extra, c_extra, times, y, k
                           h_bar, theta_bar, states, steps, slots, plan):
     """`pull_through_steps`, where the steps are taken again from checkpoints. Implements (CKPT-5).
 
-    ``times`` are those of all steps. Row 0 of y, k and tape is the state reached, its slope and tape; while
+    ``times`` are those of all steps, or their rule. Row 0 of y, k and tape is the state reached, its slope and tape; while
     steps are recorded, from plan[FIRST] on, further rows hold them as a stored solve would.
     """
     for _ in range(plan[SLICE]):
@@ -154,12 +164,14 @@ def pull_with_checkpoints(f, f_vjp, A, b, c, E, P, A_extra, c_extra, times, y, k
             i = plan[END] - 1
             row = i - plan[FIRST]
             k_i, tape_i = recorded(b.shape[0], row, k, tape, position)
-            if observes_inside(i, times, ts, ys_step, position):
-                extra_slopes(Plain(f), A_extra, c_extra, times[i], times[i + 1] - times[i], y[row], theta,
+            window = step_window(times, i)
+            t = times[window:window + 2]
+            if observes_inside(i, t[1], ts, ys_step, position):
+                extra_slopes(Plain(f), A_extra, c_extra, t[0], t[1] - t[0], y[row], theta,
                              tape_i[tape_i.shape[0] - 1], k_i, z, k_extra[0])
                 plan[EVALUATIONS] += A_extra.shape[0]
             position[STEP], position[OFFSET] = 1, i
-            pull_through_steps(f, f_vjp, A, b, c, E, P, A_extra, c_extra, times[i:i + 2], y[row:row + 2], k_i,
+            pull_through_steps(f, f_vjp, A, b, c, E, P, A_extra, c_extra, t, y[row:row + 2], k_i,
                                k_extra, tape_i, theta, ts, ys_step, position, ys_bar, y_bar, y1_bar, z, z_bar,
                                k_bar, k_extra_bar, w, t_bar, h_bar, theta_bar)
             pulled(plan, steps)
@@ -176,7 +188,8 @@ def take_again(f, A, b, c, times, y, k, tape, theta, position, z, plan):
     s, i = b.shape[0], plan[NOW]
     row = i - plan[FIRST] if plan[PHASE] == RECORD else 0
     k_i, tape_i = recorded(s, row, k, tape, position)
-    explicit_rk_step(Plain(f), A, b, c, times[i], times[i + 1] - times[i], y[row], theta, tape_i, k_i, z, y[row + 1])
+    t = given_time(times, i)
+    explicit_rk_step(Plain(f), A, b, c, t, given_time(times, i + 1) - t, y[row], theta, tape_i, k_i, z, y[row + 1])
     plan[EVALUATIONS] += s
     if plan[PHASE] == ADVANCE:
         copy_into(y[1], y[0])
@@ -187,7 +200,9 @@ def take_again(f, A, b, c, times, y, k, tape, theta, position, z, plan):
 @higher_order
 def first_slope(f, times, i, y, theta, tape, slope, plan):
     """The slope at the begin of step i, at the very time at which the step before evaluated it: t + h."""
-    t = times[i - 1] + (times[i] - times[i - 1]) if i > 0 else times[0]
+    t = given_time(times, max(i - 1, 0))
+    if i > 0:
+        t += given_time(times, i) - t
     f(t, y, theta, tape, slope)
     plan[EVALUATIONS] += 1
 
@@ -200,11 +215,11 @@ def recorded(s, row, k, tape, position):
 
 
 @host_device
-def observes_inside(i, times, ts, ys_step, position):
-    """Whether an observation not yet pulled back lies inside step i."""
+def observes_inside(i, t_next, ts, ys_step, position):
+    """Whether an observation not yet pulled back lies inside step i, which ends at t_next."""
     j = position[OBSERVATION] - 1
     while j >= 0 and ys_step[j] == i:
-        if ts[j] != times[i + 1]:
+        if ts[j] != t_next:
             return True
         j -= 1
     return False
@@ -294,5 +309,5 @@ def sweep(driver_, forward, arguments, plan, one_step=False):
     try:
         run_slices(entry, (*functions, arguments), plan, SLICE, forward.field.pace, one_step)
     except Exception as error:
-        error.add_note(where("vjp", forward.log[plan[END]], plan[END]))
+        error.add_note(where("vjp", given_time(forward.log, plan[END]), plan[END]))
         raise

@@ -93,7 +93,7 @@ def slopes_again(f, method, path, i, t, h, times, states, theta, ts, ys_step, po
     explicit_rk_step(Plain(f), method.A, method.b, method.c, t, h, path.y[0], theta, path.tape, path.k, z, path.y[1])
     plan[EVALUATIONS] += s
     plan[RECOMPUTED] += 1
-    if observes_inside(i, times, ts, ys_step, position):
+    if observes_inside(i, times[i + 1], ts, ys_step, position):
         extra_slopes(Plain(f), method.A_extra, method.c_extra, t, h, path.y[0], theta,
                      path.tape[path.tape.shape[0] - 1], path.k, z, path.k_extra[0])
         plan[EVALUATIONS] += method.A_extra.shape[0]
@@ -173,7 +173,7 @@ class PartnerSweep:
 def logged_forward(problem, options):
     """The finished `LoggedTrajectory` of a problem, with the state before every step."""
     check_first_call(problem)
-    forward = LoggedTrajectory(problem, options)
+    forward = LoggedTrajectory(problem, options, keep_times=True)
     forward.place(EVERY, 1, [0])
     forward.solve()
     return forward

@@ -13,6 +13,7 @@ from numba.extending import overload
 from refnode.host_device import (
     BLOCK, BODY, INTEGERS, MATRIX, RHS, VECTOR, driver, higher_order, host_device, python_form)
 from refnode.linalg import copy_into, first_non_finite, is_finite
+from refnode.solve.equal_steps import given_time
 from refnode.solve.step_size import (
     ERROR_FLOOR, FACTOR_MIN, H_MAX, error_norm, first_step, rejection_factor, step_factor)
 from refnode.steppers.explicit_rk import dense_output, explicit_rk_step, extra_slopes
@@ -58,7 +59,7 @@ def integrate(f, A, b, c, E, P, A_extra, c_extra, control, rtol, atol, blocks, g
     Step i of s stages has its state in y[i], its slopes in k[i s : (i + 1) s + 1] (the last is the first
     of the next step), its further slopes in k_extra[i]; without KEEP only step 0 is stored. Observation
     j of ``ts`` goes to ys[j], and the step it fell into to ys_step[j] (-1: at t0). A non-empty ``grid``
-    gives the times of all steps; otherwise error control chooses them.
+    gives the times of all steps, or their rule (`equal_steps`); otherwise error control chooses them.
     """
     method = Method(A, b, c, E, P, A_extra, c_extra)
     tolerance = Tolerance(control, rtol, atol, blocks)
@@ -112,7 +113,7 @@ def advance(f, method, tolerance, grid, limits, theta, clock, counts, path, outp
     tape = path.tape[first:] if limits[KEEP_TAPE] else path.tape
     t = clock[T]
     if grid.shape[0] > 0:
-        t_next = grid[counts[STEPS] + 1]
+        t_next = given_time(grid, counts[STEPS] + 1)
         status = given_step(f, method, t, t_next - t, theta, counts, path.y[i], path.y[i + 1], k, tape, z)
     else:
         target = clock[T_END]

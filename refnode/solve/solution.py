@@ -3,6 +3,7 @@ import dataclasses
 
 import numpy as np
 
+from refnode.solve.equal_steps import given_time
 from refnode.solve.integrate import (
     COMPONENT, EVALUATIONS, EVENT, FINISHED, H, KEEP, MAX_STEPS_REACHED, NON_FINITE, REJECTED, SEEN,
     STEP_TOO_SMALL, STEPS, STIFF, T)
@@ -157,6 +158,6 @@ def _non_finite(trajectory, t, h):
     if trajectory.counts[EVALUATIONS] == 1:
         return f"fun returned {trajectory.k[0][component]} for component {component} at t={t:g} (initial point)"
     if grid.size:
-        h = grid[steps + 1] - grid[steps]
+        h = given_time(grid, steps + 1) - given_time(grid, steps)
     return (f"fun returned a non-finite value for component {component} at t={t:.10g} + h, h={h:.3g}, "
             f"after step {steps}, y={trajectory.y1}")
