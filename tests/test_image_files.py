@@ -153,7 +153,7 @@ def test_shipped_digits_are_those_that_their_readme_names():
 def test_a_seed_divides_the_shipped_digits():
     """Two parts that share none; the same for a seed, another for the next."""
     found, again, other = (shipped_digits(1397, 400, seed) for seed in (3, 3, 4))
-    assert str(found) == "UCI digits, test set: 1397 images of 8x8 to train, 400 to test"
+    assert str(found) == "1797 UCI digits: 1397 images of 8x8 to train, 400 to test"
     np.testing.assert_array_equal(found.x, again.x)
     assert not np.array_equal(found.test_x, other.test_x)
     x, labels = read_uci(SHIPPED)

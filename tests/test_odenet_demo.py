@@ -34,7 +34,7 @@ def test_every_twin_has_its_row(result):
     assert rows["RK-Net"].parameters == rows["ODE-Net"].parameters == rows["ResNet, one θ"].parameters
     assert rows["ODE-Net"].bytes_held < rows["RK-Net"].bytes_held and rows["MLP"].bytes_held == 0
     assert all(len(row.errors) == len(row.nfe) == len(row.loss) == 2 and row.seconds > 0.0 for row in found.rows)
-    assert lines[0].startswith("UCI digits, test set: 128 images of 8x8 to train, 40 to test") and lines[-1] == str(found)
+    assert lines[0].startswith("1797 UCI digits: 128 images of 8x8 to train, 40 to test") and lines[-1] == str(found)
     assert "reported, MNIST" in lines[-1] and "0.42 %" in lines[-1]
 
 

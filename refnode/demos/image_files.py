@@ -51,7 +51,7 @@ def shipped_digits(train, test, seed):
     x, labels = read_uci(SHIPPED)
     order = np.random.default_rng(seed).permutation(len(x))
     x, labels = scaled(x[order], UCI_LEVELS), labels[order]
-    return LabelledImages("UCI digits, test set", x[:train], labels[:train], x[-test:], labels[-test:])
+    return LabelledImages("1797 UCI digits", x[:train], labels[:train], x[-test:], labels[-test:])
 
 
 def images_in(folder):
