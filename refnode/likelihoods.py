@@ -1,8 +1,8 @@
-"""Likelihoods and divergences as triples: Gaussian, Bernoulli, Poisson process; KL; reparameterisation; masked squares.
+"""Likelihoods and divergences as triples, with hvp: Gaussian, Bernoulli, Poisson process; KL; reparameterisation; masked squares.
 
 The densities are functions of arrays, entry by entry, that broadcast as NumPy does: their value is an array of
 log-densities, which its user adds up, over the observed entries only where some are missing. A vjp takes
-the cotangent of that array and returns one cotangent for each argument, of the argument's shape.
+the cotangent of that array and returns one cotangent for each argument, of the argument's shape; an hvp their tangents.
 """
 import functools
 import math
@@ -46,6 +46,16 @@ def gaussian_log_likelihood_vjp(x, mean, log_std, value_bar):
     return summed_to(-mean_bar, x), summed_to(mean_bar, mean), summed_to((q * q - 1.0) * value_bar, log_std)
 
 
+def gaussian_log_likelihood_hvp(x, mean, log_std, x_tan, mean_tan, log_std_tan, value_bar, value_bar_tan):
+    """Tangent of `gaussian_log_likelihood_vjp`: (x_bar_tan, mean_bar_tan, log_std_bar_tan)."""
+    w = np.exp(-log_std)
+    q = (x - mean) * w
+    q_tan = (x_tan - mean_tan) * w - q * log_std_tan
+    mean_bar_tan = w * ((q_tan - q * log_std_tan) * value_bar + q * value_bar_tan)          # mean_bar = q w value_bar
+    log_std_bar_tan = 2.0 * q * q_tan * value_bar + (q * q - 1.0) * value_bar_tan           # log_std_bar = (q² - 1) value_bar
+    return summed_to(-mean_bar_tan, x), summed_to(mean_bar_tan, mean), summed_to(log_std_bar_tan, log_std)
+
+
 # --- Bernoulli ------------------------------------------------------------------------------------
 
 def bernoulli_log_likelihood(x, logit):
@@ -61,6 +71,14 @@ def bernoulli_log_likelihood_jvp(x, logit, x_tan, logit_tan):
 def bernoulli_log_likelihood_vjp(x, logit, value_bar):
     """Cotangents of `bernoulli_log_likelihood`: (x_bar, logit_bar)."""
     return summed_to(logit * value_bar, x), summed_to((x - sigmoid(logit)) * value_bar, logit)
+
+
+def bernoulli_log_likelihood_hvp(x, logit, x_tan, logit_tan, value_bar, value_bar_tan):
+    """Tangent of `bernoulli_log_likelihood_vjp`: (x_bar_tan, logit_bar_tan)."""
+    p = sigmoid(logit)
+    x_bar_tan = logit_tan * value_bar + logit * value_bar_tan                               # x_bar = logit value_bar
+    logit_bar_tan = (x_tan - p * (1.0 - p) * logit_tan) * value_bar + (x - p) * value_bar_tan   # logit_bar = (x - p) value_bar
+    return summed_to(x_bar_tan, x), summed_to(logit_bar_tan, logit)
 
 
 # --- divergence of Gaussians, and samples of one ---------------------------------------------------
@@ -91,6 +109,20 @@ def gaussian_kl_vjp(mean, log_std, prior_mean, prior_log_std, value_bar):
             summed_to(l_bar - q * q_bar, prior_log_std))
 
 
+def gaussian_kl_hvp(mean, log_std, prior_mean, prior_log_std, mean_tan, log_std_tan, prior_mean_tan, prior_log_std_tan,
+                    value_bar, value_bar_tan):
+    """Tangent of `gaussian_kl_vjp`: (mean_bar_tan, log_std_bar_tan, prior_mean_bar_tan, prior_log_std_bar_tan)."""
+    w, ratio = np.exp(-prior_log_std), np.exp(-2.0 * (prior_log_std - log_std))
+    q = (mean - prior_mean) * w
+    q_tan = (mean_tan - prior_mean_tan) * w - q * prior_log_std_tan
+    l_bar_tan = 2.0 * ratio * (prior_log_std_tan - log_std_tan) * value_bar + (1.0 - ratio) * value_bar_tan
+    q_bar, q_bar_tan = q * value_bar, q_tan * value_bar + q * value_bar_tan
+    mean_bar_tan = (q_bar_tan - q_bar * prior_log_std_tan) * w                              # mean_bar = q_bar w
+    prior_log_std_bar_tan = l_bar_tan - q_tan * q_bar - q * q_bar_tan                       # ... = l_bar - q q_bar
+    return (summed_to(mean_bar_tan, mean), summed_to(-l_bar_tan, log_std), summed_to(-mean_bar_tan, prior_mean),
+            summed_to(prior_log_std_bar_tan, prior_log_std))
+
+
 def reparameterise(mean, log_std, noise):
     """A sample of N(mean, exp(log_std)²) as a function of its parameters: mean + exp(log_std) noise."""
     return mean + np.exp(log_std) * noise
@@ -105,6 +137,14 @@ def reparameterise_vjp(mean, log_std, noise, sample_bar):
     """Cotangents of `reparameterise`: (mean_bar, log_std_bar, noise_bar)."""
     noise_bar = np.exp(log_std) * sample_bar                        # sample = mean + exp(log_std) noise
     return summed_to(sample_bar, mean), summed_to(noise * noise_bar, log_std), summed_to(noise_bar, noise)
+
+
+def reparameterise_hvp(mean, log_std, noise, mean_tan, log_std_tan, noise_tan, sample_bar, sample_bar_tan):
+    """Tangent of `reparameterise_vjp`: (mean_bar_tan, log_std_bar_tan, noise_bar_tan)."""
+    noise_bar = np.exp(log_std) * sample_bar
+    noise_bar_tan = noise_bar * log_std_tan + np.exp(log_std) * sample_bar_tan
+    log_std_bar_tan = noise_tan * noise_bar + noise * noise_bar_tan                         # log_std_bar = noise noise_bar
+    return summed_to(sample_bar_tan, mean), summed_to(log_std_bar_tan, log_std), summed_to(noise_bar_tan, noise)
 
 
 # --- mean squared error with missing entries -------------------------------------------------------
@@ -125,6 +165,13 @@ def masked_mean_square_vjp(x, data, observed, value_bar):
     """Cotangents of `masked_mean_square`: (x_bar, data_bar)."""
     x_bar = np.where(observed, x - data, 0.0) * (2.0 * value_bar / max(np.count_nonzero(observed), 1))
     return x_bar, -x_bar
+
+
+def masked_mean_square_hvp(x, data, observed, x_tan, data_tan, value_bar, value_bar_tan):
+    """Tangent of `masked_mean_square_vjp`: (x_bar_tan, data_bar_tan)."""
+    changed = np.where(observed, (x_tan - data_tan) * value_bar + (x - data) * value_bar_tan, 0.0)
+    x_bar_tan = changed * (2.0 / max(np.count_nonzero(observed), 1))
+    return x_bar_tan, -x_bar_tan
 
 
 # --- Poisson process ------------------------------------------------------------------------------

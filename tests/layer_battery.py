@@ -11,6 +11,8 @@ import dataclasses
 
 import numpy as np
 
+from refnode.gradcheck import finite_difference_jvp
+
 EPS = np.finfo(float).eps
 STEP = 1e-30
 ROUNDING = 1e-13          # relative to the sum of magnitudes that the compared numbers are made of
@@ -77,6 +79,31 @@ def hvp_error(triple, hvp=None):
     return distance((hvp or triple.hvp)(triple.x, x_tan, y_bar, y_bar_tan), expected)
 
 
+def symmetry_error(triple):
+    """|<u, H v> - <v, H u>| over the magnitudes of both sums, H = hvp with y_bar held: the Hessian of <y_bar, y>."""
+    v, y_bar, _ = triple.directions()
+    u = dataclasses.replace(triple, seed=triple.seed + 100).directions()[0]
+    left, size = inner(triple.hvp(triple.x, v, y_bar, 0.0 * y_bar), u)
+    right, other = inner(triple.hvp(triple.x, u, y_bar, 0.0 * y_bar), v)
+    return abs(left - right) / max(size, other)
+
+
+def hvp_by_differences_error(triple):
+    """The hvp against extrapolated differences of the vjp: the largest ratio of deviation and estimated error.
+
+    The estimate is taken four times, and of an entry where it vanishes a thousand roundings of the largest.
+    """
+    x_tan, y_bar, y_bar_tan = triple.directions()
+
+    def along(s):
+        return np.concatenate([np.ravel(bar) for bar in triple.vjp(moved(triple.x, x_tan, s[0]), y_bar + s[0] * y_bar_tan).values()])
+    expected = finite_difference_jvp(along, np.zeros(1), np.ones(1))
+    found = np.concatenate([np.ravel(bar) for bar in triple.hvp(triple.x, x_tan, y_bar, y_bar_tan).values()])
+    size = np.max(np.abs(found), initial=1e-3)
+    assert np.max(expected.error) <= 1e-6 * size                # or nothing would have been compared
+    return float(np.max(np.abs(found - expected.value) / (4.0 * expected.error + 1e3 * EPS * size)))
+
+
 def check_triple(triple):
     """The battery: complex step, dot product and, where there is one, second derivative."""
     assert complex_step_error(triple) <= ROUNDING
@@ -135,3 +162,15 @@ def check_mutants(triple):
             return triple.hvp(x, x_tan, y_bar, 0.0 * y_bar_tan)
         caught = [hvp_error(triple, wrong) > ROUNDING for wrong in (first_order, second_order)]
         assert any(caught)
+
+
+def check_hvp_mutants(triple):
+    """A wrong hvp is caught by the complex step: each of its parts negated, off by 1e-9 of the whole, or of another cotangent."""
+    def changed(name, change):
+        return lambda *arguments: {key: change(bar) if key == name else bar for key, bar in triple.hvp(*arguments).items()}
+    for name, bar in triple.hvp(triple.x, *triple.directions()).items():
+        size = max(np.max(np.abs(bar)), 1e-3)
+        assert not np.any(bar) or hvp_error(triple, changed(name, lambda bar: -bar)) > ROUNDING, name
+        assert hvp_error(triple, changed(name, lambda bar: bar + 1e-9 * size)) > ROUNDING, name
+    assert hvp_error(triple, lambda x, x_tan, y_bar, y_bar_tan: triple.vjp(x, y_bar_tan)) > ROUNDING      # no curvature
+    assert hvp_error(triple, lambda x, x_tan, y_bar, y_bar_tan: triple.hvp(x, x_tan, y_bar, 0.0 * y_bar_tan)) > ROUNDING

@@ -1,10 +1,15 @@
 """Fields that carry log-densities of a batch: against NumPy, complex steps, transposes, other fields and all sign vectors."""
+import copy
+import dataclasses
 import itertools
+import types
 
 import numpy as np
 import pytest
 
 from refnode.errors import InvalidInputError
+from refnode.evidence.field_claims import rows_of_field
+from refnode.evidence.subjects import fields, flows
 from refnode.fields.density import perceptron_density
 from refnode.fields.flow_density import flow_density_field, random_probes
 from refnode.fields.flow_tape import BLOCK
@@ -247,6 +252,49 @@ def test_a_wrong_vjp_is_caught(case, wrong):
     point = Point(case)
     assert dot_product_error(point) <= 1e-13
     assert dot_product_error(point, wrong(point.field, point)) > 1e-12
+
+
+# --- among the fields of `refnode validate` ----------------------------------------------------------
+
+def wrong_forms(field):
+    """name -> the field with one of its functions off by 1e-6 in one entry, or blind to a second derivative."""
+    samples = 2 * field.n // 3               # z of a batch in the plane; behind them stand the log-densities
+
+    def jvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_tan):
+        field.jvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_tan)
+        dy_tan[-1] *= 1.0 + 1e-6
+
+    def vjp(t, y, theta, tape, dy_bar, t_bar, y_bar, theta_bar):
+        velocity_alone = dy_bar.copy()
+        velocity_alone[samples:] = 0.0
+        field.vjp(t, y, theta, tape, velocity_alone, t_bar, y_bar, theta_bar)
+
+    def hvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_bar, dy_bar_tan, t_bar_tan, y_bar_tan, theta_bar_tan):
+        field.hvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_bar, dy_bar_tan, t_bar_tan, y_bar_tan, theta_bar_tan)
+        theta_bar_tan[0] += 1e-6 * y_tan[0]
+    for name, wrong in (("jvp", jvp), ("vjp", vjp), ("hvp", hvp)):
+        changed = copy.copy(field)
+        setattr(changed, name, wrong)
+        yield name, changed
+
+
+def reached(function):
+    """What a plain function calls, by the names in its code, and what these call."""
+    parts = [function.__globals__.get(name) for name in function.__code__.co_names]
+    return parts + [deeper for part in parts if isinstance(part, types.FunctionType) for deeper in reached(part)]
+
+
+@pytest.mark.parametrize("name", flows())
+def test_refnode_validate_judges_it_without_compiling(name):
+    """Every row passes; one about a function that is wrong fails."""
+    subject = fields()[name]
+    for function in (subject.field.user_f, subject.field.user_jvp, subject.field.user_vjp, subject.field.user_hvp):
+        assert not [part for part in [function, *reached(function)] if hasattr(part, "py_func")]
+    rows = rows_of_field(name, subject, seed=0)
+    assert len(rows) == 7 and [row.verdict for row in rows] == ["PASS"] * 7
+    for function, wrong in wrong_forms(subject.field):
+        rows = rows_of_field(name, dataclasses.replace(subject, field=wrong), seed=0)
+        assert any(function in row.evidence for row in rows if row.verdict == "FAIL"), function
 
 
 # --- bad input ------------------------------------------------------------------------------------

@@ -1,12 +1,16 @@
-"""Images from files nobody vouches for: IDX and UCI, whole, damaged and hostile; and digits that are drawn."""
+"""Images from files nobody vouches for: IDX and UCI, whole, damaged and hostile; and the digits that come with refnode."""
 import gzip
+import hashlib
+import shutil
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from refnode.demos.drawn_digits import STROKES, distance_to, drawn_digits
-from refnode.demos.image_files import IMAGES, LABELS, MNIST_FILES, images_in, read_idx, read_uci
+from refnode.demos import image_files
+from refnode.demos.image_files import IMAGES, LABELS, MNIST_FILES, SHIPPED, images_in, read_idx, read_uci, shipped_digits
 from refnode.errors import InvalidInputError
 
 RNG = np.random.default_rng(0)
@@ -105,9 +109,9 @@ def uci_lines(count):
 
 def test_uci_is_read(tmp_path):
     tables = []
-    for name, count in (("optdigits.tra", 5), ("optdigits.tes", 2)):
+    for name, count in (("optdigits.tra", 5), ("optdigits.tes.gz", 2)):
         table, text = uci_lines(count)
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
         tables.append(table)
     found = images_in(tmp_path)
     assert str(found) == "UCI digits: 5 images of 8x8 to train, 2 to test"
@@ -133,20 +137,53 @@ def test_an_empty_file_is_refused(tmp_path):
         read_uci(tmp_path / "empty")
 
 
-# --- drawn digits -----------------------------------------------------------------------------------
+# --- the digits that come with refnode --------------------------------------------------------------
 
-def test_drawn_digits():
-    images, labels = drawn_digits(200, 3)
-    assert images.shape == (200, 8, 8) and images.dtype == np.uint8 and images.max() == 16
-    assert np.bincount(labels).tolist() == [20] * 10
-    again, other = drawn_digits(200, 3)[0], drawn_digits(200, 4)[0]
-    assert np.array_equal(images, again) and not np.array_equal(images, other)
-    assert np.all(images.reshape(200, -1).astype(int).sum(axis=1) > 50)            # something is drawn
-    assert len(STROKES) == 10
+def test_shipped_digits_are_those_that_their_readme_names():
+    """Bytes and sums of the file, and how many there are of each digit."""
+    readme = SHIPPED.with_name("README.md").read_text(encoding="utf-8")
+    content = SHIPPED.read_bytes()
+    assert hashlib.sha256(content).hexdigest() in readme and hashlib.sha256(gzip.decompress(content)).hexdigest() in readme
+    assert "10.24432/C50P49" in readme and "CC BY 4.0" in readme and len(content) < 60_000
+    x, labels = read_uci(SHIPPED)
+    assert x.shape == (1797, 8, 8) and x.min() == 0 and x.max() == 16
+    assert ", ".join(map(str, np.bincount(labels)[:-1])) + f" and {np.bincount(labels)[-1]}" in " ".join(readme.split())
 
 
-def test_distance_to_a_segment():
-    found = distance_to(np.array([[0.25, 0.5]]), np.array([[0.75, 0.5]]))
-    assert found.shape == (32, 32)
-    assert found[16, 16] == pytest.approx(0.5 / 32) and found[0, 16] == pytest.approx(0.5 - 0.5 / 32)
-    assert found[16, 0] == pytest.approx(np.hypot(0.25 - 0.5 / 32, 0.5 / 32))
+def test_a_seed_divides_the_shipped_digits():
+    """Two parts that share none; the same for a seed, another for the next."""
+    found, again, other = (shipped_digits(1397, 400, seed) for seed in (3, 3, 4))
+    assert str(found) == "1797 UCI digits: 1397 images of 8x8 to train, 400 to test"
+    np.testing.assert_array_equal(found.x, again.x)
+    assert not np.array_equal(found.test_x, other.test_x)
+    x, labels = read_uci(SHIPPED)
+    both = np.column_stack([np.concatenate([found.x, found.test_x]).reshape(1797, 64) * 16.0,
+                            np.concatenate([found.labels, found.test_labels])])
+    whole = np.column_stack([x.reshape(1797, 64), labels])
+    np.testing.assert_array_equal(both[np.lexsort(both.T)], whole[np.lexsort(whole.T)])
+
+
+def test_a_compressed_uci_file_is_read_no_further_than_the_limit(tmp_path, monkeypatch):
+    (tmp_path / "torn.gz").write_bytes(SHIPPED.read_bytes()[:1000])
+    with pytest.raises(InvalidInputError, match="torn.gz: cannot be read"):
+        read_uci(tmp_path / "torn.gz")
+    monkeypatch.setattr(image_files, "MOST_UCI_BYTES", 1000)
+    (tmp_path / "bomb.gz").write_bytes(gzip.compress(b"0," * 10**6))
+    with pytest.raises(InvalidInputError, match="bomb.gz: expected at most 1000 bytes, found more"):
+        read_uci(tmp_path / "bomb.gz")
+
+
+@pytest.mark.slow
+def test_a_wheel_has_the_digits_and_their_licence(tmp_path):
+    """What setuptools copies into a wheel, built from a copy of the sources."""
+    root = SHIPPED.parents[3]
+    if not (root / "setup.cfg").exists():
+        pytest.skip("refnode is installed: there are no sources to build a wheel from")
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "pytest_refnode.py"):
+        shutil.copy(root / name, tmp_path)
+    shutil.copytree(root / "refnode", tmp_path / "refnode", ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run([sys.executable, "-c", "import setuptools; setuptools.setup()", "-q", "build"], cwd=tmp_path, check=True,
+                   capture_output=True, timeout=300)
+    built = tmp_path / "build" / "lib" / "refnode" / "demos" / "data"
+    assert sorted(file.name for file in built.iterdir()) == ["README.md", "optdigits.tes.gz"]
+    assert (built / SHIPPED.name).read_bytes() == SHIPPED.read_bytes()

@@ -7,7 +7,8 @@ import pytest
 
 import refnode
 from layer_battery import (
-    EPS, ROUNDING, Triple, check_mutants, check_triple, complex_step_error, dot_product_error, hvp_error)
+    EPS, ROUNDING, Triple, check_hvp_mutants, check_mutants, check_triple, complex_step_error, dot_product_error,
+    hvp_by_differences_error, hvp_error, symmetry_error)
 from refnode import likelihoods
 from refnode.errors import InvalidInputError
 from refnode.fields.field import VectorField
@@ -34,23 +35,27 @@ def drawn(shapes, seed=0):
 
 def triple_of(name, shapes):
     """A likelihood, divergence or sample at a random point, its arguments named as they are."""
-    form, jvp, vjp = (getattr(likelihoods, name + suffix) for suffix in ("", "_jvp", "_vjp"))
+    form, jvp, vjp, hvp = (getattr(likelihoods, name + suffix) for suffix in ("", "_jvp", "_vjp", "_hvp"))
     return Triple(form, lambda x, x_tan: jvp(*x.values(), *x_tan.values()),
                   lambda x, bar: dict(zip(x, vjp(*x.values(), bar), strict=True)),
-                  dict(zip(inspect.signature(form).parameters, drawn(shapes), strict=True)), seed=1)
+                  dict(zip(inspect.signature(form).parameters, drawn(shapes), strict=True)),
+                  lambda x, x_tan, *bars: dict(zip(x, hvp(*x.values(), *x_tan.values(), *bars), strict=True)), seed=1)
 
 
 @every_triple
 def test_triples(name, shapes):
     triple = triple_of(name, shapes)
     check_triple(triple)
-    _, bar, _ = triple.directions()
+    assert symmetry_error(triple) <= ROUNDING and hvp_by_differences_error(triple) <= 1.0
+    x_tan, bar, bar_tan = triple.directions()
     assert [np.shape(part) for part in triple.vjp(triple.x, bar).values()] == shapes
+    assert [np.shape(part) for part in triple.hvp(triple.x, x_tan, bar, bar_tan).values()] == shapes
 
 
 @every_triple
 def test_wrong_derivatives_are_caught(name, shapes):
     check_mutants(triple_of(name, shapes))
+    check_hvp_mutants(triple_of(name, shapes))
 
 
 # --- values ---------------------------------------------------------------------------------------
@@ -97,8 +102,11 @@ def test_masked_mean_square():
         lambda x, data: masked_mean_square(x, data, observed),
         lambda x, x_tan: likelihoods.masked_mean_square_jvp(x["x"], x["data"], observed, x_tan["x"], x_tan["data"]),
         lambda x, bar: dict(zip(x, likelihoods.masked_mean_square_vjp(x["x"], x["data"], observed, bar), strict=True)),
-        {"x": x, "data": data})
+        {"x": x, "data": data},
+        lambda x, x_tan, *bars: dict(zip(x, likelihoods.masked_mean_square_hvp(
+            x["x"], x["data"], observed, x_tan["x"], x_tan["data"], *bars), strict=True)))
     check_triple(triple)
+    check_hvp_mutants(triple)
 
 
 # --- Poisson process ------------------------------------------------------------------------------

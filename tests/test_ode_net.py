@@ -6,7 +6,7 @@ import cases
 from gradients import RECIPES
 from layer_battery import ROUNDING, Triple, check_mutants, check_triple, distance
 from refnode import hvp
-from refnode.demos.drawn_digits import drawn_digits
+from refnode.demos.image_files import shipped_digits
 from refnode.demos.gradient_evidence import gradient_evidence
 from refnode.errors import InvalidInputError
 from refnode.fields.convolutional import conv_field, conv_layout, initial_conv_parameters
@@ -181,8 +181,8 @@ def test_memory_is_counted(batch):
 
 @pytest.fixture(scope="module")
 def digits():
-    x, labels = drawn_digits(240, [7, 1])
-    return x[..., None] / 16.0, labels
+    found = shipped_digits(240, 1, 7)
+    return found.x, found.labels
 
 
 @pytest.mark.parametrize("twin, block", [("mlp", "dense"), ("rk", "dense"), ("ode", "dense"), ("resnet", "convolutional")])

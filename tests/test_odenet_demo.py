@@ -34,7 +34,7 @@ def test_every_twin_has_its_row(result):
     assert rows["RK-Net"].parameters == rows["ODE-Net"].parameters == rows["ResNet, one θ"].parameters
     assert rows["ODE-Net"].bytes_held < rows["RK-Net"].bytes_held and rows["MLP"].bytes_held == 0
     assert all(len(row.errors) == len(row.nfe) == len(row.loss) == 2 and row.seconds > 0.0 for row in found.rows)
-    assert lines[0].startswith("drawn digits: 128 images of 8x8 to train, 40 to test") and lines[-1] == str(found)
+    assert lines[0].startswith("1797 UCI digits: 128 images of 8x8 to train, 40 to test") and lines[-1] == str(found)
     assert "reported, MNIST" in lines[-1] and "0.42 %" in lines[-1]
 
 
@@ -61,7 +61,7 @@ def test_files(result):
 
 
 def test_same_seed_same_numbers(result, small):
-    """Of each twin, from new digits on."""
+    """Of each twin, from new images on."""
     images, options = odenet.images_of(None, 3), {"method": "dopri5", "rtol": 1e-3, "atol": 1e-3}
     models = odenet.twins_of(images, recipes_of("discrete"), 3, options)
     for row in result[0].rows[-2:]:
@@ -71,7 +71,7 @@ def test_same_seed_same_numbers(result, small):
 
 @pytest.mark.slow
 def test_the_promise_of_the_demonstration(tmp_path):
-    """At least 97 % of the drawn digits that were not trained on are classified rightly by ODE-Net and RK-Net."""
+    """At least 97 % of the digits that were not trained on are classified rightly by ODE-Net and RK-Net."""
     found = {row.label: row for row in run_demo(tmp_path).rows}
     assert max(found["ODE-Net"].error, found["RK-Net"].error) <= 0.03
 

@@ -3,11 +3,13 @@ import numpy as np
 import pytest
 
 from layer_battery import (
-    EPS, ROUNDING, Triple, added, check_kernel, check_mutants, check_triple, distance, dot_product_error)
-from refnode.layers import recurrent
+    EPS, ROUNDING, Triple, added, check_hvp_mutants, check_kernel, check_mutants, check_triple, distance, dot_product_error,
+    hvp_by_differences_error, hvp_error, symmetry_error)
+from refnode.layers import recurrent, recurrent_hvp
 from refnode.layers.parameters import mlp_layout
 from refnode.layers.perceptron import perceptron, perceptron_jvp, perceptron_vjp
 from refnode.layers.recurrent import CELLS, GRU_TAPE, unroll, unroll_jvp, unroll_vjp
+from refnode.layers.recurrent_hvp import CELL_HVPS, GRU_HVP_TAPE, unroll_hvp
 
 SIZES = [(1, 1, 1), (1, 3, 2), (4, 2, 5), (9, 6, 4)]         # batch, d, m
 PRESENT = np.array([[1, 1, 0, 1], [1, 0, 0, 1], [0, 1, 0, 1], [1, 1, 0, 0], [0, 1, 0, 1]], dtype=bool)
@@ -22,7 +24,8 @@ def cell_triple(name, batch, d, m):
     """A cell at a random point."""
     cell, x = CELLS[name], drawn({"x": (batch, d), "h": (batch, m), **CELLS[name].shapes(d, m)})
     return Triple(cell.form, lambda x, x_tan: cell.jvp(*x.values(), *x_tan.values()),
-                  lambda x, h1_bar: dict(zip(x, cell.vjp(*x.values(), h1_bar), strict=True)), x)
+                  lambda x, h1_bar: dict(zip(x, cell.vjp(*x.values(), h1_bar), strict=True)), x,
+                  lambda x, x_tan, *bars: dict(zip(x, CELL_HVPS[name](*x.values(), *x_tan.values(), *bars), strict=True)))
 
 
 def flat(arrays):
@@ -34,12 +37,28 @@ def flat(arrays):
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("name", CELLS)
 def test_cells(name, sizes):
-    check_triple(cell_triple(name, *sizes))
+    triple = cell_triple(name, *sizes)
+    check_triple(triple)
+    assert symmetry_error(triple) <= ROUNDING and hvp_by_differences_error(triple) <= 1.0
 
 
 @pytest.mark.parametrize("name", CELLS)
 def test_wrong_derivatives_of_cells_are_caught(name):
     check_mutants(cell_triple(name, 4, 2, 5))
+    check_hvp_mutants(cell_triple(name, 4, 2, 5))
+
+
+def test_a_gate_whose_curvature_is_forgotten_is_caught(monkeypatch):
+    """c_tan left out of the tangent of u_bar = (h - c) h1_bar: each of the three checks of an hvp sees it."""
+    right = recurrent_hvp.gru_gates_hvp
+
+    def forgetful(gates, gates_tan, h, h_tan, h1_bar, h1_bar_tan):
+        r_tan, u_tan, s_tan, c_tan = gates_tan
+        return right(gates, (r_tan, u_tan, s_tan, 0.0 * c_tan), h, h_tan, h1_bar, h1_bar_tan)
+    monkeypatch.setattr(recurrent_hvp, "gru_gates_hvp", forgetful)
+    wrong = cell_triple("gru", 4, 2, 5)
+    assert hvp_error(wrong) > 1e6 * ROUNDING and symmetry_error(wrong) > 1e6 * ROUNDING
+    assert hvp_by_differences_error(wrong) > 1e3
 
 
 def test_gru_by_hand():
@@ -76,7 +95,12 @@ def gru_kernels(triple):
         tape = forward(x)[0]
         return added(shapes, lambda *bars: recurrent.gru_vjp_kernel(batch, *flat(x)[:4], tape, h1_bar.ravel(), *bars))
 
-    return Triple(lambda **x: forward(x)[1].reshape(batch, m), jvp, vjp, triple.x)
+    def hvp(x, x_tan, h1_bar, h1_bar_tan):
+        tape = np.concatenate([forward(x)[0], np.full((GRU_HVP_TAPE - GRU_TAPE) * batch * m, np.nan)])
+        return added(shapes, lambda *bars: recurrent_hvp.gru_hvp_kernel(
+            batch, *flat(x)[:4], *flat(x_tan), tape, h1_bar.ravel(), h1_bar_tan.ravel(), *bars))
+
+    return Triple(lambda **x: forward(x)[1].reshape(batch, m), jvp, vjp, triple.x, hvp)
 
 
 def rnn_kernels(triple):
@@ -98,7 +122,12 @@ def rnn_kernels(triple):
         return added(shapes, lambda *bars: recurrent.rnn_vjp_kernel(
             batch, *flat(x)[:4], h1, h1_bar.ravel(), scratch, *bars))
 
-    return Triple(form, jvp, vjp, triple.x)
+    def hvp(x, x_tan, h1_bar, h1_bar_tan):
+        h1, scratch = form(**x).ravel(), np.full(2 * batch * m, np.nan)
+        return added(shapes, lambda *bars: recurrent_hvp.rnn_hvp_kernel(
+            batch, *flat(x)[:4], h1, *flat(x_tan), h1_bar.ravel(), h1_bar_tan.ravel(), scratch, *bars))
+
+    return Triple(form, jvp, vjp, triple.x, hvp)
 
 
 @pytest.mark.parametrize("sizes", SIZES[1:])
@@ -137,12 +166,22 @@ def sequence_triple(name, cell=None, d=2, m=3):
         x_bar, h0_bar, bars = unroll_vjp(cell, inputs, PRESENT, h, parameters, h_bar)
         return dict(zip(x, [x_bar, h0_bar, *bars], strict=True))
 
-    return Triple(lambda **x: states(x)[2], jvp, vjp, x)
+    def hvp(x, x_tan, h_bar, h_bar_tan):
+        (inputs, parameters, h), (inputs_tan, h0_tan, *parameters_tan) = states(x), x_tan.values()
+        h_tan = unroll_jvp(cell, inputs, PRESENT, h, parameters, inputs_tan, h0_tan, parameters_tan)
+        x_bar_tan, h0_bar_tan, bars_tan = unroll_hvp(
+            name, inputs, PRESENT, h, parameters, inputs_tan, h_tan, parameters_tan, h_bar, h_bar_tan)
+        return dict(zip(x, [x_bar_tan, h0_bar_tan, *bars_tan], strict=True))
+
+    return Triple(lambda **x: states(x)[2], jvp, vjp, x, hvp)
 
 
 @pytest.mark.parametrize("name", CELLS)
 def test_sequences(name):
-    check_triple(sequence_triple(name))
+    triple = sequence_triple(name)
+    check_triple(triple)
+    assert symmetry_error(triple) <= ROUNDING
+    check_hvp_mutants(triple)
 
 
 def test_a_sequence_whose_states_are_not_carried_back_is_caught():

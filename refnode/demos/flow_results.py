@@ -11,7 +11,7 @@ from refnode.solve.initial_value import solve
 HALF = 3.2               # half the side of a drawn square, [x]
 PIXELS = 120             # of a drawn square
 HELD_OUT = 4000          # samples for a likelihood
-FINE = {"method": "dopri5", "rtol": 1e-6, "atol": 1e-6}           # of densities that are integrated
+FINE = {"method": "dopri5", "rtol": 1e-7, "atol": 1e-7}           # of densities that are integrated
 CHECKED = 48             # samples in the check of the gradient
 PLAIN = ("discrete", "discrete_forward")    # recipes with a probe of the tangent
 
@@ -72,24 +72,75 @@ def square(half=HALF, count=None):
 
 @dataclasses.dataclass(frozen=True)
 class Mass:
-    """The integral of a density: by two trapezoidal rules on grids that interlock, their mean and half their distance."""
+    """The integral of a density over a large square; ``uncertainty`` is what a rule and the same on quarters differ by."""
 
     value: float
     uncertainty: float
+    points: int
 
     def __str__(self):
-        return f"1 {self.value - 1.0:+.1e} (quadrature +-{self.uncertainty:.0e})"
+        return f"1 {self.value - 1.0:+.1e} (quadrature +-{self.uncertainty:.0e}, {self.points} points)"
 
     def to_dict(self):
         return dataclasses.asdict(self)
 
 
-def total_mass(log_density, half=5.5, count=157):
-    """`Mass` on a large square; the rule converges beyond all orders for a smooth density that the grids resolve."""
-    points, distance = square(half, count)
-    sums = [sum(np.exp(log_density(part)).sum() for part in np.array_split(grid, 48)) * distance**2
-            for grid in (points, points + 0.5 * distance)]
-    return Mass(float(0.5 * (sums[0] + sums[1])), float(0.5 * abs(sums[0] - sums[1])))
+def total_mass(log_density, half=6.5, cells=13, tolerance=8e-7, levels=8):
+    """`Mass` by Gauss's rule with 8 x 8 nodes on squares, quartered where that changes their share.
+
+    At every level the squares that change least are settled, as long as their changes add up to at most half of what is
+    left of ``tolerance``; what is not settled after the last level counts with its change. The error of the result is
+    far below that, for the quarters' sum is what is added. What lies outside is left out: of a standard normal 2e-10.
+
+    Parameters
+    ----------
+    log_density : callable
+        ``log_density(x (N, 2)) -> (N,)``.
+    half : float
+        Half the side of the square around the origin.
+    cells : int
+        Squares a side in the beginning.
+    tolerance : float
+    levels : int
+        How often squares are quartered at most.
+
+    Returns
+    -------
+    Mass
+    """
+    side, edges = 2.0 * half / cells, np.linspace(-half, half, cells, endpoint=False)
+    corners = np.stack(np.meshgrid(edges, edges), axis=-1).reshape(-1, 2)
+    coarse, value, uncertainty = square_masses(log_density, corners, side), 0.0, 0.0
+    points = coarse.size
+    for level in range(levels):
+        side *= 0.5
+        corners = (corners[:, None] + side * QUARTERS).reshape(-1, 2)
+        fine = square_masses(log_density, corners, side).reshape(-1, 4)
+        points += fine.size
+        change = np.abs(fine.sum(axis=1) - coarse)
+        order, settled = np.argsort(change), np.zeros(len(change), dtype=bool)
+        settled[order[np.cumsum(change[order]) <= 0.5 * (tolerance - uncertainty)]] = True
+        settled |= level == levels - 1
+        value, uncertainty = value + fine[settled].sum(), uncertainty + change[settled].sum()
+        corners, coarse = corners.reshape(-1, 4, 2)[~settled].reshape(-1, 2), fine[~settled].ravel()
+        if settled.all():
+            break
+    return Mass(float(value), float(uncertainty), points * len(NODES))
+
+
+QUARTERS = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+_roots, _weights = np.polynomial.legendre.leggauss(8)
+NODES = 0.5 + 0.5 * np.stack(np.meshgrid(_roots, _roots), axis=-1).reshape(-1, 2)        # in the unit square
+WEIGHTS = 0.25 * np.outer(_weights, _weights).ravel()
+CHUNK = 1024             # points of a solve: all its points share their steps
+
+
+def square_masses(log_density, corners, side):
+    """Integrals over squares with these lower left corners (M, 2), by one rule each."""
+    points = (corners[:, None] + side * NODES).reshape(-1, 2)
+    parts = np.array_split(points, -(-len(points) // CHUNK))
+    p = np.exp(np.concatenate([log_density(part) for part in parts]))
+    return side**2 * (p.reshape(len(corners), -1) @ WEIGHTS)
 
 
 # --- the evidence ---------------------------------------------------------------------------------

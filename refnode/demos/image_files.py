@@ -1,7 +1,7 @@
-"""Labelled images from files that are not trusted: MNIST's IDX files, and the text files of the UCI digits.
+"""Labelled images: the digits that come with refnode, MNIST's IDX files, and the text files of the UCI digits.
 
-Sizes are read first and held against limits and against the length of the file, so that no file can ask for more memory
-than it has bytes; a compressed one is read no further than its header promises.
+No file is trusted. Sizes are read first and held against limits and against the length of the file, so that no file can ask
+for more memory than it has bytes; a compressed one is read no further than its header, or a limit, allows.
 """
 import dataclasses
 import gzip
@@ -18,6 +18,7 @@ MOST_ITEMS, MOST_BYTES = 1_000_000, 2**28
 MNIST_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 UCI_FILES, UCI_COLUMNS, UCI_SIDE, UCI_LEVELS = ("optdigits.tra", "optdigits.tes"), 65, 8, 16
 MOST_UCI_BYTES = 16 * 2**20
+SHIPPED = pathlib.Path(__file__).parent / "data" / "optdigits.tes.gz"        # source and licence: data/README.md
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +36,26 @@ class LabelledImages:
         return f"{self.name}: {len(self.x)} images of {height}x{width} to train, {len(self.test_x)} to test"
 
 
+def shipped_digits(train, test, seed):
+    """`LabelledImages` of the 1797 handwritten digits that come with refnode, divided by a seeded permutation.
+
+    They are the test set of the UCI digits, of 13 writers; each of them is found in both parts. What is measured is so how well
+    other digits of the same writers are told apart: easier than those of writers never seen.
+
+    Parameters
+    ----------
+    train, test : int
+        The first ``train`` of the permutation are for training, the last ``test`` for testing.
+    seed : int or sequence of int
+    """
+    x, labels = read_uci(SHIPPED)
+    order = np.random.default_rng(seed).permutation(len(x))
+    x, labels = scaled(x[order], UCI_LEVELS), labels[order]
+    return LabelledImages("1797 UCI digits", x[:train], labels[:train], x[-test:], labels[-test:])
+
+
 def images_in(folder):
-    """`LabelledImages` of a folder with MNIST's four IDX files (plain or .gz), or with the two UCI text files.
+    """`LabelledImages` of a folder with MNIST's four IDX files or the two UCI text files, plain or .gz.
 
     Raises
     ------
@@ -44,8 +63,8 @@ def images_in(folder):
         If there are none, or one is not what it should be: the file is named, and what was expected and found.
     """
     folder = pathlib.Path(folder)
-    if (folder / UCI_FILES[0]).exists():
-        (x, labels), (test_x, test_labels) = (read_uci(folder / name) for name in UCI_FILES)
+    if any((folder / (UCI_FILES[0] + suffix)).is_file() for suffix in ("", ".gz")):
+        (x, labels), (test_x, test_labels) = (read_uci(found_file(folder, name)) for name in UCI_FILES)
         return LabelledImages("UCI digits", scaled(x, UCI_LEVELS), labels, scaled(test_x, UCI_LEVELS), test_labels)
     paths = [found_file(folder, name) for name in MNIST_FILES]
     x, test_x = read_idx(paths[0], IMAGES), read_idx(paths[2], IMAGES)
@@ -63,6 +82,11 @@ def found_file(folder, name):
             return path
     raise InvalidInputError(f"data {folder}: expected {', '.join(MNIST_FILES)} (or each with .gz), or {' and '.join(UCI_FILES)}; "
                             f"there is no {name}")
+
+
+def opened(path):
+    """The file for reading bytes, decompressed where its name ends in .gz."""
+    return (gzip.open if path.suffix == ".gz" else open)(path, "rb")
 
 
 def scaled(images, levels):
@@ -83,7 +107,7 @@ def read_idx(path, magic):
     """
     path, dimensions = pathlib.Path(path), magic & 0xFF
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+        with opened(path) as file:
             header = file.read(4 * (1 + dimensions))
             shape = checked_header(path, header, magic, dimensions)
             content = file.read(math.prod(shape) + 1)
@@ -126,7 +150,7 @@ def checked_labels_of(path, labels, classes):
 # --- the text files of UCI --------------------------------------------------------------------------
 
 def read_uci(path):
-    """Images (N, 8, 8) of levels 0 to 16, and labels (N,), of a file with 64 levels and a label in every line.
+    """Images (N, 8, 8) of levels 0 to 16, and labels (N,), of a file (or .gz) with 64 levels and a label in every line.
 
     Raises
     ------
@@ -135,9 +159,9 @@ def read_uci(path):
     """
     path = pathlib.Path(path)
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             content = file.read(MOST_UCI_BYTES + 1)
-    except OSError as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InvalidInputError(f"{path}: cannot be read: {error}") from error
     if len(content) > MOST_UCI_BYTES:
         raise InvalidInputError(f"{path}: expected at most {MOST_UCI_BYTES} bytes, found more")

@@ -1,6 +1,7 @@
 """What `refnode validate` validates: every registered field, and the problems on which gradients are judged."""
 import dataclasses
 import functools
+import types
 
 import numpy as np
 
@@ -9,6 +10,8 @@ from refnode.fields import classical
 from refnode.fields.convolutional import conv_field
 from refnode.fields.field import VectorField
 from refnode.fields.first_order import riccati
+from refnode.fields.flow_density import flow_density_field
+from refnode.fields.hyper_flow import hyper_flow_field
 from refnode.fields.neural import mlp_field
 from refnode.fields.reference_fields import SMOOTH
 from refnode.fields.regularised import COSTS, regularised_mlp
@@ -55,10 +58,22 @@ def mlp_problem():
 
 
 def plain_form(field, n, p):
-    """The field with its functions in plain Python."""
-    bodies = [getattr(function, "py_func", function) for function in (field.f, field.jvp, field.vjp, field.hvp)]
+    """The field with its functions in plain Python, all the way down: nothing is compiled when they run."""
+    bodies = [uncompiled(function) for function in (field.f, field.jvp, field.vjp, field.hvp)]
     return VectorField(*bodies, name=field.name, n=n, p=p, state_names=field.state_names,
-                       parameter_names=field.parameter_names)
+                       parameter_names=field.parameter_names, tape_size=field.tape_size, tape_header=field.tape_header,
+                       hvp_tape_size=field.hvp_tape_size, numpy_form=field.numpy_form)
+
+
+@functools.lru_cache(maxsize=None)
+def uncompiled(function):
+    """The Python body of a compiled formula, in which the formulas that it calls are such bodies too; itself if it is none."""
+    body = getattr(function, "py_func", None)
+    if body is None:
+        return function
+    called = {name: uncompiled(body.__globals__[name]) for name in body.__code__.co_names
+              if hasattr(body.__globals__.get(name), "py_func")}
+    return types.FunctionType(body.__code__, {**body.__globals__, **called}, body.__name__, body.__defaults__, body.__closure__)
 
 
 def running_cost_problem():
@@ -151,9 +166,9 @@ class Subject:
 
 
 def fields():
-    """name -> `Subject`: all classical fields, the perceptron in all its forms, a field with a cost, and the fields of the
-    reference problems that have no switch, over which finite differences would step. The last are in plain Python: their
-    formulas are judged, and nothing need be compiled."""
+    """name -> `Subject`: all classical fields, the perceptron in all its forms, fields with a cost, convolutions, the fields of
+    normalising flows, and those of the reference problems that have no switch, over which finite differences would step. The
+    last two are in plain Python: their formulas are judged, and nothing need be compiled."""
     sized = {name: Subject(field, *_sizes(name, field)) for name, field in classical.CLASSICAL.items()}
     sized["riccati"] = Subject(riccati, 1, 1)
     for activation in ("tanh", "softplus", "sine"):
@@ -166,11 +181,23 @@ def fields():
     for name, activation, time_input in (("conv/tanh_time", "tanh", True), ("conv/softplus", "softplus", False)):
         field = conv_field((2, 2, 2), 3, 2, activation=activation, batch=2, time_input=time_input)
         sized[name] = Subject(field, field.n, field.p, signed=True)
+    for name, field in flows().items():
+        sized[name] = Subject(plain_form(field, field.n, field.p), field.n, field.p, signed=True)
     sized["lotka_volterra/running_cost"] = Subject(running_cost_problem().flow_field, 3, 4)
     for name, field in SMOOTH.items():
         n, p = (3, 4) if name == "linear_density" else (field.n, field.p)
         sized.setdefault(name, Subject(plain_form(field, n, p), n, p, signed=name.startswith("perceptron")))
     return sized
+
+
+def flows():
+    """name -> the smallest field of each kind of flow: one hidden layer and two, the exact trace and its estimate, and a
+    hyper-network."""
+    probes = np.random.default_rng(5).standard_normal((2, 2, 2))
+    return {"flow/shallow": flow_density_field((2, 3, 2), "tanh", batch=2, time_input=True),
+            "flow/deep": flow_density_field((2, 3, 2, 2), "softplus", batch=2),
+            "flow/hutchinson": flow_density_field((2, 3, 2), "tanh", batch=2, time_input=True, probes=probes),
+            "flow/hyper": hyper_flow_field((2, 2, 2), (2,), "softplus", batch=2)}
 
 
 def _sizes(name, field):

@@ -2,7 +2,7 @@
 
 NumPy forms with jvp and vjp, for a batch of samples held as rows; kernels on flat arrays, for cells inside a vector
 field. A vjp takes no record of the forward pass: it computes the gates again from x and h, so that a sequence
-keeps nothing but its states.
+keeps nothing but its states. Second derivatives are in `recurrent_hvp`.
 
 References
 ----------
@@ -67,14 +67,18 @@ def thirds(rows):
 
 def gru_jvp(x, h, W, U, b, e, x_tan, h_tan, W_tan, U_tan, b_tan, e_tan):
     """Tangent of `gru`. Shapes as the values'."""
-    r, u, s, c = gru_gates(x, h, W, U, b, e)
+    gates = r, u, s, c = gru_gates(x, h, W, U, b, e)
+    _, u_tan, _, c_tan = gru_gates_jvp(gates, x, h, W, U, x_tan, h_tan, W_tan, U_tan, b_tan, e_tan)
+    return u_tan * (h - c) + u * h_tan + (1.0 - u) * c_tan
+
+
+def gru_gates_jvp(gates, x, h, W, U, x_tan, h_tan, W_tan, U_tan, b_tan, e_tan):
+    """Tangents of the r, u, s, c of `gru_gates`."""
+    r, u, s, c = gates
     a_r_tan, a_u_tan, a_c_tan = thirds(x_tan @ W.T + x @ W_tan.T + b_tan)
     g_r_tan, g_u_tan, g_c_tan = thirds(h_tan @ U.T + h @ U_tan.T)
-    r_tan = r * (1.0 - r) * (a_r_tan + g_r_tan)
-    u_tan = u * (1.0 - u) * (a_u_tan + g_u_tan)
-    s_tan = g_c_tan + e_tan
-    c_tan = (1.0 - c * c) * (a_c_tan + r_tan * s + r * s_tan)
-    return u_tan * (h - c) + u * h_tan + (1.0 - u) * c_tan
+    r_tan, s_tan = r * (1.0 - r) * (a_r_tan + g_r_tan), g_c_tan + e_tan
+    return r_tan, u * (1.0 - u) * (a_u_tan + g_u_tan), s_tan, (1.0 - c * c) * (a_c_tan + r_tan * s + r * s_tan)
 
 
 def gru_vjp(x, h, W, U, b, e, h1_bar):
@@ -83,7 +87,7 @@ def gru_vjp(x, h, W, U, b, e, h1_bar):
     u_bar, c_bar = (h - c) * h1_bar, (1.0 - u) * h1_bar             # h1 = u h + (1 - u) c
     v_bar = (1.0 - c * c) * c_bar                                   # c = tanh(v), v = a_c + r s
     r_bar, s_bar = s * v_bar, r * v_bar
-    a_bar, m = np.empty((len(x), len(W))), h.shape[1]
+    a_bar, m = np.empty((len(x), len(W)), u_bar.dtype), h.shape[1]
     a_bar[:, :m], a_bar[:, m:2 * m] = r * (1.0 - r) * r_bar, u * (1.0 - u) * u_bar      # r = σ(a_r + g_r), u = ...
     g_bar = a_bar.copy()
     a_bar[:, 2 * m:], g_bar[:, 2 * m:] = v_bar, s_bar               # s = g_c + e

@@ -319,8 +319,8 @@ class OdeNet:
             wrong += int(np.count_nonzero(self.logits(x[own]).argmax(axis=1) != labels[own]))
         return wrong / len(x)
 
-    def fit(self, x, labels, epochs, batch=64, rates=(0.01, 0.0005), seed=0, validate=None, progress=None):
-        """Adam with a decaying step, on random mini-batches. ``theta`` becomes that after the last step.
+    def fit(self, x, labels, epochs, batch=64, rates=(0.01, 0.0005), seed=0, validate=None, progress=None, l2=0.0):
+        """Adam with a decaying step and the penalty 1/2 l2 |theta|², on random mini-batches. ``theta`` becomes the last.
 
         ``validate(model) -> float`` is recorded after every epoch, and chooses nothing. Returns a `Fit`, and the number
         of gradients that were unreliable.
@@ -339,7 +339,8 @@ class OdeNet:
         steps = math.ceil(len(x) / min(batch, len(x)))
         found = training.fit(
             self.theta, evaluate, batches, Adam(rates[0]), ExponentialDecay(*rates, steps * max(epochs, 1)), epochs=epochs,
-            validate=None if validate is None else validated, seed=[seed, 4], progress=progress, every=steps)
+            validate=None if validate is None else validated, seed=[seed, 4], progress=progress, every=steps,
+            l2=l2)
         self.theta = found.last_theta
         return found, sum(unreliable)
 
