@@ -175,13 +175,16 @@ def where(what, t, step):
     return f"in {what} at t={t:g}, step {step}"
 
 
-def run_slices(entry, arguments, controls, slice_index, pace, only_one=False):
+def run_slices(entry, arguments, controls, slice_index, pace, only_one=False, stop=None):
     """Call ``entry`` until it no longer answers RUNNING, a slice of steps at a time.
 
     Ctrl-C is not seen inside compiled code, so a slice is kept short: ``controls[slice_index]`` is the
-    number of steps to take, and ``pace[entry]`` remembers how many fit into half of LONGEST_SLICE.
+    number of steps to take, and ``pace[entry]`` remembers how many fit into half of LONGEST_SLICE. Threads
+    other than the main one never see Ctrl-C; theirs is a `StopSign`.
     """
     while True:
+        if stop is not None:
+            stop.check()
         steps = 1 if only_one else pace.get(entry, 1)
         controls[slice_index] = steps
         started = time.perf_counter()
