@@ -15,6 +15,7 @@ from refnode.errors import InvalidInputError
 
 PARTS_A_THREAD = 8           # so that no thread waits long for the last one
 AHEAD = 4                    # parts of each thread that may wait for an earlier part
+LOOK_UP = 0.05               # seconds after which a waiting thread looks for a signal that another one received
 
 
 class Stopped(Exception):
@@ -80,7 +81,7 @@ def in_order(work, parts, workers, take, stop):
         for part in parts:
             take(part, work(workers[0], part))
         return
-    from concurrent.futures import ThreadPoolExecutor           # not for those who need no threads
+    from concurrent.futures import ThreadPoolExecutor, wait     # not for those who need no threads
     idle, waiting, context = list(workers), collections.deque(), contextvars.copy_context()
 
     def work_of_idle(part):
@@ -90,19 +91,20 @@ def in_order(work, parts, workers, take, stop):
         finally:
             idle.append(worker)
 
+    def take_first():
+        part, future = waiting.popleft()
+        while not wait([future], LOOK_UP).done:
+            pass
+        take(part, future.result())
+
     with ThreadPoolExecutor(len(workers)) as pool:
         try:
             for part in parts:
                 waiting.append((part, pool.submit(context.copy().run, work_of_idle, part)))   # NumPy's errstate comes along
                 while waiting and (waiting[0][1].done() or len(waiting) > AHEAD * len(workers)):
-                    _take_first(take, waiting)
+                    take_first()
             while waiting:
-                _take_first(take, waiting)
+                take_first()
         finally:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _take_first(take, waiting):
-    part, future = waiting.popleft()
-    take(part, future.result())
