@@ -13,7 +13,7 @@ from refnode import Batch, VectorField, gradient_batch, losses, solve_batch
 from refnode.errors import IntegrationError, InvalidInputError
 from refnode.solve import batch as batch_module
 from refnode.solve import run, threads
-from refnode.solve.integrate import NON_FINITE, STEPS
+from refnode.solve.integrate import NON_FINITE, RUNNING, STEPS
 from refnode.solve.options import SolveOptions
 
 needs_compiler = pytest.mark.skipif(bool(config.DISABLE_JIT), reason="what is plain Python is done by one thread")
@@ -170,10 +170,11 @@ def test_losses_are_evaluated_one_at_a_time():
 
 
 @needs_compiler
-def test_ctrl_c_stops_all_threads():
-    """At once, though millions of steps are left; no thread goes on, and the next gradient has the same bits."""
-    short = shared_theta(4)
+def test_ctrl_c_stops_all_threads(monkeypatch):
+    """No sample comes to its end, no thread goes on, and the next gradient has the same bits."""
+    short, made, make = shared_theta(4), [], batch_module.Samples.make_workspace
     expected, before = gradient_batch(short, threads=2), set(threading.enumerate())
+    monkeypatch.setattr(batch_module.Samples, "make_workspace", lambda self: made.append(self) or make(self))
 
     def ctrl_c(number, frame):
         raise KeyboardInterrupt
@@ -185,6 +186,7 @@ def test_ctrl_c_stops_all_threads():
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0.0)
         signal.signal(signal.SIGVTALRM, handler)
+    assert len(made) == 2 and (made[0].status == RUNNING).all() and made[0].counts[:, STEPS].any()
     assert set(threading.enumerate()) <= before
     assert_same(gradient_batch(short, threads=2), expected)
 
