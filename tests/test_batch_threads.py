@@ -78,6 +78,7 @@ def test_storage_of_each_thread_does_not_matter(name, storage, monkeypatch):
     batch.flow_field.pace.clear()
 
 
+@needs_compiler
 def test_a_sum_in_another_order_would_be_seen(monkeypatch):
     """The comparison of bits is sharp enough: parts taken last to first give another sum."""
     batch, in_order = shared_theta(41), threads.in_order
@@ -102,6 +103,21 @@ def test_a_loss_of_all_samples_in_one_go_has_the_bits_of_one_by_one(loss, n, k, 
         assert loss.value(own, y1[i]) == value[i]
         np.testing.assert_array_equal(loss.vjp(own, y1[i])[0], ys_bar[i])
         np.testing.assert_array_equal(loss.vjp(own, y1[i])[1], 0.0)
+
+
+@needs_compiler
+def test_threads_compile_once(monkeypatch):
+    """A field that is new to both sweeps: what one thread makes, which takes a while, the others wait for."""
+    made, make = [], run._entry_point
+
+    def slow(driver, *rest):
+        made.append(driver)
+        time.sleep(0.02)
+        return make(driver, *rest)
+    monkeypatch.setattr(run, "_entry_point", slow)
+    batch = explosive([0.5] * 8)
+    gradient_batch(batch, threads=3)
+    assert len(made) == len(set(made)) == 2
 
 
 # --- threads, indeed ------------------------------------------------------------------------------

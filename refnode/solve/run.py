@@ -1,5 +1,6 @@
 """Run a driver to its end: storage that grows, Ctrl-C, and the place where an exception happened."""
 import functools
+import threading
 import time
 
 import numpy as np
@@ -13,6 +14,7 @@ LONGEST_SLICE = 0.05               # seconds in compiled code before Python look
 FIRST_CAPACITY = 256               # steps
 STORAGE_AT_FIRST = 64 * 2**20      # bytes, where 256 steps would need more
 TAPE_BUDGET = 2**30                # bytes of tape kept; beyond, the reverse sweep recomputes
+ONE_COMPILES = threading.RLock()   # what several threads need
 
 
 class Storage:
@@ -209,7 +211,8 @@ def entry_point(driver, field, specialize, *which):
     key = driver, specialize, which
     found = field.entries.get(key)
     if found is None:
-        found = field.entries[key] = _entry_point(driver, field, specialize, which)
+        with ONE_COMPILES:
+            found = field.entries[key] = field.entries.get(key) or _entry_point(driver, field, specialize, which)
     return found
 
 
