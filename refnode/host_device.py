@@ -185,7 +185,7 @@ class Driver:
 
 
 def _entry_point(function, signature, cache):
-    dispatcher = njit(**OPTIONS, no_cfunc_wrapper=True)(function)
+    dispatcher = njit(**OPTIONS, no_cfunc_wrapper=True, nogil=True)(function)
     dispatcher._cache = cache
     with warnings.catch_warnings():             # functions as arguments are "experimental" to Numba
         warnings.simplefilter("ignore", NumbaExperimentalFeatureWarning)

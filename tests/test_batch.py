@@ -83,7 +83,7 @@ def test_pool_is_emptied_many_times(monkeypatch):
     expected = gradient_batch(batch)
     monkeypatch.setattr(batch_module, "POOL_BYTES", 1)
     calls, forward = [], batch_module.Samples.run_forward
-    monkeypatch.setattr(batch_module.Samples, "run_forward", lambda self, start: calls.append(start) or forward(self, start))
+    monkeypatch.setattr(batch_module.Samples, "run_forward", lambda self, start, end: calls.append(start) or forward(self, start, end))
     found = gradient_batch(batch)
     assert len(calls) > 5 and calls == sorted(set(calls))
     assert_same_samples(found, expected, range(30))
@@ -284,7 +284,7 @@ def test_wrong_calls():
 
 MUTANTS = [    # (body, line, what stands there instead)
     (batch_gradient.pull_each, "theta_bar[:] = 0.0", "pass"),                           # workspace not reset
-    (batch_gradient.pull_each, "add_rows(theta_bars, 1, theta_sum)", "copy_into(theta_bar, theta_sum)"),
+    (batch_gradient.pull_each, "theta_bars[i - position[FROM]]", "theta_bars[i - position[SAMPLE]]"),    # all in one row
     (batch_gradient.pull_each, "add_rows(ys_bar[seen], walk[OBSERVATION], y_bars[i])", "pass"),
     (batch_gradient.pull_each, "ys_step[seen], walk", "ys_step[ts_first[0]:], walk"),
     (batch_gradient.pull_each, "position[BEGUN] = i + 1, 0", "position[BEGUN] = i + 1, 1"),     # the next never begins

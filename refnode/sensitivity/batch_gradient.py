@@ -1,6 +1,8 @@
 """The derivative of a batch: every sample's discrete adjoint in one compiled loop, or any recipe sample by sample."""
+import copy
 import dataclasses
 import math
+import threading
 
 import numpy as np
 from numba import types
@@ -9,16 +11,18 @@ from refnode.cuda_device import device_and_real
 from refnode.errors import IntegrationError, InvalidInputError
 from refnode.host_device import (
     BLOCK, INTEGERS, MATRIX, RHS, RHS_VJP, VECTOR, driver, higher_order, host_device)
+from refnode.sensitivity.batch_parts import sweep_parts
 from refnode.sensitivity.cotangents import fill_slopes, require_finite
 from refnode.sensitivity.discrete_adjoint import OBSERVATION, OFFSET, SLICE, STEP, pull_through_steps
 from refnode.sensitivity.forward_solve import check_first_call
 from refnode.sensitivity.gradient import checked_call, gradient
 from refnode.sensitivity.jumps import time_cotangents_kernel
 from refnode.solve.batch import (
-    BEGUN, BUDGET, END, INTEGER_MATRIX, SAMPLE, Samples, joint_options, require_control,
+    BEGUN, BUDGET, END, FROM, INTEGER_MATRIX, SAMPLE, Samples, joint_options, require_control, rows_at_a_time,
     split_solution)
 from refnode.solve.integrate import EVALUATIONS, FINISHED, KEEP_TAPE, REJECTED, RUNNING, STEP_TOO_SMALL, STEPS
 from refnode.solve.run import entry_point, run_slices, where
+from refnode.solve.threads import thread_count
 
 KEPT = OFFSET + 1            # walk: the position within one sample (STEP ... OFFSET), and whether the pool has tapes
 
@@ -30,7 +34,7 @@ ADJOINT_SAMPLES_TYPES = types.Tuple((
     INTEGERS, INTEGERS,                                          # position, walk
     MATRIX, MATRIX, VECTOR, VECTOR, VECTOR, MATRIX, MATRIX,      # ys_bar, y_bars, y1_bar, z, z_bar, k_bar, k_extra_bar
     VECTOR, VECTOR, VECTOR,                                      # w, t_bar, h_bar
-    MATRIX, VECTOR, MATRIX))                                     # theta_bars, theta_sum, slopes
+    MATRIX, MATRIX))                                             # theta_bars, slopes
 
 
 @driver(RHS, RHS_VJP, ADJOINT_SAMPLES_TYPES)
@@ -42,12 +46,11 @@ def discrete_adjoint_samples(f, f_vjp, arguments):
 @higher_order
 def pull_each(f, f_vjp, A, b, c, E, P, A_extra, c_extra, times, y, k, k_extra, tape, spans, y0s, thetas, counts,
               first, status, ts, ys, ys_step, ts_first, position, walk, ys_bar, y_bars, y1_bar, z, z_bar, k_bar,
-              k_extra_bar, w, t_bar, h_bar, theta_bars, theta_sum, slopes):
+              k_extra_bar, w, t_bar, h_bar, theta_bars, slopes):
     """`pull_through_steps` for samples position[SAMPLE] ... position[END] - 1, at most position[BUDGET] steps.
 
-    Moves row i of y_bars from the cotangent of y(t1) to that of y0. Cotangents of theta go to row i of
-    theta_bars; if that has one row only it is workspace, and theta_sum adds them up in the order of the
-    samples. Row ts_first[i] + 2 i and the next of ``slopes`` get f at t0, the observations and t1.
+    Moves row i of y_bars from the cotangent of y(t1) to that of y0. Cotangents of theta go to row
+    i - position[FROM] of theta_bars. Row ts_first[i] + 2 i and the next of ``slopes`` get f at t0, the observations and t1.
     """
     s, budget = b.shape[0], position[BUDGET]
     while position[SAMPLE] < position[END]:
@@ -56,7 +59,7 @@ def pull_each(f, f_vjp, A, b, c, E, P, A_extra, c_extra, times, y, k, k_extra, t
             return RUNNING
         if status[i] == FINISHED:
             own, seen = min(i, thetas.shape[0] - 1), slice(ts_first[i], ts_first[i + 1])
-            theta_bar = theta_bars[min(i, theta_bars.shape[0] - 1)]
+            theta_bar = theta_bars[i - position[FROM]]
             if not position[BEGUN]:
                 walk[STEP], walk[OBSERVATION] = counts[i, STEPS], ts_first[i + 1] - ts_first[i]
                 theta_bar[:] = 0.0
@@ -76,8 +79,6 @@ def pull_each(f, f_vjp, A, b, c, E, P, A_extra, c_extra, times, y, k, k_extra, t
             if ended == RUNNING:
                 return RUNNING
             add_rows(ys_bar[seen], walk[OBSERVATION], y_bars[i])        # what is left was observed at t0
-            if theta_bars.shape[0] == 1:
-                add_rows(theta_bars, 1, theta_sum)
         budget -= 1
         position[SAMPLE], position[BEGUN] = i + 1, 0
     return FINISHED
@@ -114,19 +115,34 @@ class BatchSweep:
         self.theta_bars = np.full((count if batch.own_theta else 1, p), np.nan)
         self.theta_sum = np.zeros(p)
         self.slopes = np.full((batch.ts.size + 2 * count, size), np.nan)
-        s, extra = samples.s, samples.extra
-        self.workspace = (*np.empty((3, size)), np.empty((s + 1, size)), np.empty((extra, size)),
+        self.one_at_a_time = threading.Lock()
+
+    def of_part(self, samples, begin, end):
+        """The same cotangents, and workspace for a sweep of samples ``begin`` ... ``end - 1``."""
+        twin, size = copy.copy(self), samples.n
+        twin.samples, twin.theta_row = samples, 0
+        twin.workspace = (*np.empty((3, size)), np.empty((samples.s + 1, size)), np.empty((samples.extra, size)),
                           np.empty_like(samples.w), np.zeros(1), np.zeros(1))
+        if not samples.batch.own_theta:
+            twin.theta_row, twin.theta_bars = begin, np.zeros((end - begin, samples.thetas.shape[1]))
+        return twin
+
+    def add_to_theta(self, rows):
+        """Add rows of a shared theta's cotangents up, in their order; samples that failed have zeros."""
+        if not self.samples.batch.own_theta:
+            add_rows(rows, len(rows), self.theta_sum)
 
     def seed(self, start, stop):
         """Evaluate the losses of finished samples ``start`` ... ``stop - 1``."""
         samples, batch, n = self.samples, self.samples.batch, self.samples.batch.y0.shape[1]
         done = np.flatnonzero(samples.status[start:stop] == FINISHED) + start
-        for i in done.tolist():
+        alike = len(done) == stop - start and self._seed_alike(start, stop)
+        for i in () if alike else done.tolist():
             seen, loss = batch.observations(i), batch.losses[i]
             ys, y1 = samples.ys[seen, :n].T, samples.y1s[i, :n]
-            self.loss[i] = loss.value(ys, y1)
-            ys_bar, y1_bar = loss.vjp(ys, y1)
+            with self.one_at_a_time:                            # nobody writes losses for several threads
+                self.loss[i] = loss.value(ys, y1)
+                ys_bar, y1_bar = loss.vjp(ys, y1)
             if np.shape(ys_bar) != ys.shape or np.shape(y1_bar) != y1.shape:
                 raise InvalidInputError(f"ys_bar and y1_bar of sample {i} must have shapes {ys.shape} and {y1.shape}, "
                                         f"found {np.shape(ys_bar)} and {np.shape(y1_bar)}")
@@ -135,6 +151,19 @@ class BatchSweep:
             self.loss[done] += samples.y1s[done, n]
         self._require_finite(start, stop, done)
         self.y_bars[done] = self.y1_bars[done]
+
+    def _seed_alike(self, start, stop):
+        """All seeds in one go where the samples share a loss that has such a form; tells whether it had."""
+        samples, batch, n = self.samples, self.samples.batch, self.samples.batch.y0.shape[1]
+        loss, seen = batch.losses[start], slice(batch.ts_first[start], batch.ts_first[stop])
+        if seen.start == seen.stop or not batch.same_count or any(each is not loss for each in batch.losses[start:stop]):
+            return False
+        found = loss.alike(samples.ys[seen, :n].reshape(stop - start, -1, n).transpose(0, 2, 1), samples.y1s[start:stop, :n])
+        if found is None:
+            return False
+        self.loss[start:stop] = found[0]
+        self.ys_bar[seen, :n] = found[1].transpose(0, 2, 1).reshape(-1, n)
+        return True
 
     def _require_finite(self, start, stop, done):
         """Raise InvalidInputError for the first sample whose loss or cotangents are not finite."""
@@ -151,16 +180,16 @@ class BatchSweep:
         """Run the reverse sweeps of samples ``start`` ... ``stop - 1``, whose steps are in the pool."""
         samples, batch = self.samples, self.samples.batch
         kept = int(samples.limits[KEEP_TAPE])
-        position = np.array([start, stop, 1, 0])
+        position = np.array([start, stop, 1, 0, self.theta_row])
         walk = np.array([0, 0, 0, int(samples.field.tape_size > 0 and not kept), 0, kept])
         arguments = (
             *samples.options.tableau.arrays, *samples.pool(), batch.spans, samples.y0s, samples.thetas, samples.counts,
             samples.first, samples.status, batch.ts, samples.ys, samples.ys_step, batch.ts_first, position, walk,
-            self.ys_bar, self.y_bars, *self.workspace, self.theta_bars, self.theta_sum, self.slopes)
+            self.ys_bar, self.y_bars, *self.workspace, self.theta_bars, self.slopes)
         specialize = samples.options.specialized_to(samples.y0s.shape[1])
         entry, functions = entry_point(discrete_adjoint_samples, samples.field, specialize, "f", "vjp")
         try:
-            run_slices(entry, (*functions, arguments), position, BUDGET, samples.field.pace)
+            run_slices(entry, (*functions, arguments), position, BUDGET, samples.field.pace, stop=samples.stop)
         except Exception as error:
             i, step = position[SAMPLE], walk[STEP]
             error.add_note(f"{where('vjp', samples.times[samples.first[i] + step], step)} of sample {i}")
@@ -173,7 +202,6 @@ class BatchSweep:
         ends = batch.ts_first[1:] + 2 * np.arange(count) + 1
         times_bar = self.all_time_cotangents()
         return times_bar[starts], times_bar[ends], np.delete(times_bar, np.concatenate([starts, ends]))
-
 
     def all_time_cotangents(self):
         """Of t0, the observations and t1 of each sample in a row."""
@@ -224,7 +252,7 @@ class BatchGradient:
 
 
 def gradient_batch(batch, sensitivity="discrete", step_control="per_sample", on_failure="raise", device="cpu",
-                   dtype="float64", **options):
+                   dtype="float64", threads=1, **options):
     """The derivative of the sum of a batch's losses with respect to all inputs of all samples.
 
     Parameters
@@ -240,6 +268,9 @@ def gradient_batch(batch, sensitivity="discrete", step_control="per_sample", on_
         sums over samples; `BatchGradient.status` says which.
     device, dtype
         As for `solve_batch`. On a GPU there are the recipes ``"discrete"`` and ``"discrete_forward"``.
+    threads
+        As for `solve_batch`. Of ``"discrete"``; one thread does all other recipes. Losses are evaluated one at a
+        time, but perhaps in another thread than the calling one.
     **options
         As for `gradient`.
 
@@ -259,6 +290,7 @@ def gradient_batch(batch, sensitivity="discrete", step_control="per_sample", on_
         If ``device="cuda"`` cannot be used; it names what is missing.
     """
     device, real = device_and_real(device, dtype)
+    threads = thread_count(threads)
     require_control(step_control, device)
     if on_failure not in ("raise", "skip"):
         raise InvalidInputError(f"on_failure must be 'raise' or 'skip', found {on_failure!r}")
@@ -272,21 +304,15 @@ def gradient_batch(batch, sensitivity="discrete", step_control="per_sample", on_
         from refnode.sensitivity.batch_gradient_cuda import gradient_on_device
         return gradient_on_device(batch, sensitivity, recipe, own, solve_options, on_failure, real)
     if (recipe.equation, recipe.reversal) == ("transpose", "stored") and not own:
-        return _discrete_gradient(batch, sensitivity, solve_options, on_failure)
+        return _discrete_gradient(batch, sensitivity, solve_options, on_failure, threads)
     return _gradient_by_samples(batch, sensitivity, options, on_failure)
 
 
-def _discrete_gradient(batch, sensitivity, options, on_failure):
-    """Forward and reverse sweep of as many samples at a time as fit into the pool."""
+def _discrete_gradient(batch, sensitivity, options, on_failure, threads):
     samples = Samples(batch, batch.flow_field, batch.flow_y0, options, keep=True)
-    sweep, start = BatchSweep(samples), 0
-    while start < len(batch):
-        stop = samples.run_forward(start)
-        if on_failure == "skip" or np.all(samples.status[:stop] == FINISHED):
-            sweep.seed(start, stop)
-            sweep.pull(start, stop)
-        samples.empty(stop)
-        start = stop
+    sweep = BatchSweep(samples)
+    most = len(batch) if batch.own_theta else rows_at_a_time(samples.thetas.shape[1])
+    sweep_parts(samples, sweep, on_failure, threads, most)
     return gradient_of_samples(samples, sweep, sensitivity, on_failure)
 
 

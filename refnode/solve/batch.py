@@ -21,9 +21,10 @@ from refnode.solve.integrate import (
 from refnode.solve.options import SolveOptions, tolerance_vectors
 from refnode.solve.run import TAPE_BUDGET, entry_point, run_slices, where
 from refnode.solve.solution import solution_of
+from refnode.solve.threads import in_parts, thread_count
 from refnode.steppers.system import Plain
 
-SAMPLE, END, BUDGET, BEGUN = range(4)      # position: the sample in progress, one past the last, steps to take
+SAMPLE, END, BUDGET, BEGUN, FROM = range(5)    # position: the sample in progress, one past the last, steps to take
 POOL_BYTES = 2**20                         # of steps kept between forward and reverse sweep: about a cache's size
 
 INTEGER_MATRIX = types.Array(types.int64, 2, "C")
@@ -103,9 +104,8 @@ class Samples:
         self.limits[MAX_STEPS] = self.grids.shape[1] or options.max_steps
         self.limits[KEEP], self.limits[KEEP_TAPE] = keep, keep and self.field.tape_size > 0
         self.limits[DENSE], self.limits[STOP_AT_TS] = False, options.tstops
-        self.position = np.array([0, count, 1, 0])
-        self.z, self.w = np.empty(size), np.empty(table.P.shape[0])
-        self._allocate(self._first_capacity() if keep else 1)
+        self.stop = None
+        self.make_workspace()
 
     def make_results(self):
         """Parameters, limits, clocks and counts of all samples, and room for their results."""
@@ -118,8 +118,14 @@ class Samples:
         self.y1s = np.full((count, size), np.nan)
         self.ys = np.full((batch.ts.size, size), np.nan)
         self.ys_step = np.empty(batch.ts.size, dtype=np.int64)
-        self.first = np.zeros(count + 1, dtype=np.int64)
         self.status = np.full(count, RUNNING)
+
+    def make_workspace(self):
+        """What no two threads can share: pool, limits, position; the results they do share."""
+        self.position = np.zeros(5, dtype=np.int64)
+        self.limits, self.first = self.limits.copy(), np.zeros(len(self.batch) + 1, dtype=np.int64)
+        self.z, self.w = np.empty(self.n), np.empty(self.options.tableau.P.shape[0])
+        self._allocate(self._first_capacity() if self.limits[KEEP] else 1)
 
     def _first_capacity(self):
         """Steps to make room for at first: as many as fit into POOL_BYTES, but some."""
@@ -143,13 +149,13 @@ class Samples:
     def pool(self):
         return self.times, self.y, self.k, self.k_extra, self.tape
 
-    def run_forward(self, start):
-        """Integrate samples from ``start`` until all are done or the pool is full; returns one past the last done."""
+    def run_forward(self, start, end):
+        """Integrate samples ``start`` ... ``end - 1`` until all are done or the pool is full; returns one past the last done."""
         entry, functions = entry_point(integrate_samples, self.field, self.options.specialized_to(self.y0s.shape[1]), "f")
-        self.position[[SAMPLE, END]] = start, len(self.batch)
+        self.position[[SAMPLE, END]] = start, end
         while True:
             try:
-                status = run_slices(entry, (*functions, self.arguments()), self.position, BUDGET, self.field.pace)
+                status = run_slices(entry, (*functions, self.arguments()), self.position, BUDGET, self.field.pace, stop=self.stop)
             except Exception as error:
                 i = self.position[SAMPLE]
                 error.add_note(f"{where('fun', self.clocks[i, T], self.counts[i, STEPS])} of sample {i}")
@@ -158,9 +164,9 @@ class Samples:
                 return int(self.position[SAMPLE])
             self._move_to(2 * (self.times.size - 1), start)     # one sample alone fills the pool
 
-    def empty(self, sample):
-        """Forget the steps of all samples before ``sample``, whose own move to the front of the pool."""
-        if sample < len(self.batch):
+    def empty(self, sample, end):
+        """Forget the steps of all samples before ``sample``, whose own move to the front of the pool, if it is one of these."""
+        if sample < end:
             self._move_to(self.times.size - 1, sample)
 
     def _move_to(self, capacity, sample):
@@ -294,7 +300,7 @@ class BatchSolution:
         return self[i].message
 
 
-def solve_batch(batch, step_control="per_sample", device="cpu", dtype="float64", **options):
+def solve_batch(batch, step_control="per_sample", device="cpu", dtype="float64", threads=1, **options):
     """Integrate all samples of a batch.
 
     Parameters
@@ -309,6 +315,9 @@ def solve_batch(batch, step_control="per_sample", device="cpu", dtype="float64",
         On a GPU every sample is a thread, see ``docs/cuda.md``; ``"auto"`` takes one if it can be used.
     dtype : "float64" or "float32"
         Of state and parameters on the GPU; times are double in any case. The CPU knows float64 alone.
+    threads : int or None
+        How many samples run side by side on the CPU; None is one for each processor that this process may
+        use. No bit of the result depends on it. One thread does what is plain Python, or under joint control.
     **options
         As for `solve`. Vectors ``rtol`` and ``atol`` have the length of one sample's state.
 
@@ -324,15 +333,24 @@ def solve_batch(batch, step_control="per_sample", device="cpu", dtype="float64",
         If ``device="cuda"`` cannot be used; it names what is missing.
     """
     device, real = device_and_real(device, dtype)
+    threads = thread_count(threads)
     require_control(step_control, device)
     batch.field.check_first_call(batch.spans[0, 0], batch.y0[0], batch[0].theta)
     if step_control == "joint":
         stacked = batch.replace(loss=None).joint()
         return split_solution(batch, solve(stacked, **joint_options(batch, batch.y0.shape[1], options)))
     samples = samples_on(device, real)(batch, batch.field, batch.y0, SolveOptions.of(**options), keep=False)
-    samples.run_forward(0)
+    if device == "cuda":
+        samples.run_forward()
+    else:
+        in_parts(samples, threads, lambda worker, part: worker.run_forward(*part), lambda part, end: None, len(batch))
     samples.give_back_tape()
     return samples.solution()
+
+
+def rows_at_a_time(size):
+    """How many rows of ``size`` numbers fit into a pool, at least one."""
+    return max(1, POOL_BYTES // (8 * max(size, 1)))
 
 
 def samples_on(device, real):

@@ -1,5 +1,6 @@
 """Run a driver to its end: storage that grows, Ctrl-C, and the place where an exception happened."""
 import functools
+import threading
 import time
 
 import numpy as np
@@ -13,6 +14,7 @@ LONGEST_SLICE = 0.05               # seconds in compiled code before Python look
 FIRST_CAPACITY = 256               # steps
 STORAGE_AT_FIRST = 64 * 2**20      # bytes, where 256 steps would need more
 TAPE_BUDGET = 2**30                # bytes of tape kept; beyond, the reverse sweep recomputes
+ONE_COMPILES = threading.RLock()   # what several threads need
 
 
 class Storage:
@@ -175,13 +177,16 @@ def where(what, t, step):
     return f"in {what} at t={t:g}, step {step}"
 
 
-def run_slices(entry, arguments, controls, slice_index, pace, only_one=False):
+def run_slices(entry, arguments, controls, slice_index, pace, only_one=False, stop=None):
     """Call ``entry`` until it no longer answers RUNNING, a slice of steps at a time.
 
     Ctrl-C is not seen inside compiled code, so a slice is kept short: ``controls[slice_index]`` is the
-    number of steps to take, and ``pace[entry]`` remembers how many fit into half of LONGEST_SLICE.
+    number of steps to take, and ``pace[entry]`` remembers how many fit into half of LONGEST_SLICE. Threads
+    other than the main one never see Ctrl-C; theirs is a `StopSign`.
     """
     while True:
+        if stop is not None:
+            stop.check()
         steps = 1 if only_one else pace.get(entry, 1)
         controls[slice_index] = steps
         started = time.perf_counter()
@@ -206,7 +211,8 @@ def entry_point(driver, field, specialize, *which):
     key = driver, specialize, which
     found = field.entries.get(key)
     if found is None:
-        found = field.entries[key] = _entry_point(driver, field, specialize, which)
+        with ONE_COMPILES:
+            found = field.entries[key] = field.entries.get(key) or _entry_point(driver, field, specialize, which)
     return found
 
 

@@ -1,12 +1,16 @@
-"""Time of one gradient in a batch over that of one call of `gradient`, in one run.
+"""Time of one gradient in a batch over that of one call of `gradient`, in one run; and of its parts, in W2.
 
     python validation/performance/batch_gradients.py
 """
+import functools
 import time
 
 import numpy as np
 
+from ensemble import w2
 from refnode import Batch, fields, gradient, gradient_batch, losses
+from refnode.sensitivity.batch_gradient import BatchSweep
+from refnode.solve.batch import Samples
 
 SAMPLES, RUNS = 1000, 9
 
@@ -31,6 +35,42 @@ def main():
     steps = gradient_batch(batch).stats["n_steps"].mean()
     print(f"Lotka-Volterra, {SAMPLES} samples of {steps:.0f} steps: {alone:.1f} us a gradient alone, {together:.1f} us in a "
           f"batch, ratio {alone / together:.1f}")
+    batch = w2(2 * SAMPLES).problem
+    for specialize in (False, True):
+        spent = parts(lambda: gradient_batch(batch, method="dopri5", rtol=1e-6, atol=1e-6, specialize=specialize))
+        print("W2, specialised:" if specialize else "W2, by address: ", ", ".join(
+            f"{name} {1e6 * seconds / len(batch):.1f}" for name, seconds in spent.items()), "us a trajectory")
+
+
+PARTS = {"forward": (Samples, "run_forward"), "losses": (BatchSweep, "seed"), "reverse": (BatchSweep, "pull")}
+
+
+def parts(function):
+    """Processor time of the quickest of several runs, and of its parts."""
+    best, spent = None, {}
+    for name, (owner, method) in PARTS.items():
+        setattr(owner, method, timed(getattr(owner, method), name, spent))
+    function()
+    for _ in range(3 * RUNS):
+        spent.update(dict.fromkeys(PARTS, 0.0))
+        started = time.process_time()
+        function()
+        spent["all"] = time.process_time() - started
+        if best is None or spent["all"] < best["all"]:
+            best = dict(spent)
+    for owner, method in PARTS.values():
+        setattr(owner, method, getattr(owner, method).__wrapped__)
+    return best
+
+
+def timed(function, name, spent):
+    @functools.wraps(function)
+    def measured(*arguments):
+        started = time.process_time()
+        found = function(*arguments)
+        spent[name] = spent.get(name, 0.0) + time.process_time() - started
+        return found
+    return measured
 
 
 if __name__ == "__main__":

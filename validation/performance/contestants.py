@@ -26,10 +26,12 @@ class Workload:
     title: str
     problem: object
     tolerance: float
-    kind: str                       # "lotka_volterra" or "mlp"
+    kind: str                       # "lotka_volterra", "mlp", or what a file of its own is about
     widths: tuple = ()
     batch: int = 0
     mean: bool = False
+    contestants: object = None      # work -> contestants, by default those below
+    exact: object = None            # work -> gradient, by default that of a `Problem`
 
 
 def w1():
@@ -216,6 +218,8 @@ def casadi_contestant(work):
 
 def contestants_for(work):
     """Name -> builder. refnode comes first."""
+    if work.contestants:
+        return work.contestants(work)
     return {
         "refnode discrete": lambda: refnode_contestant(work),
         "refnode discrete, specialised": lambda: refnode_contestant(work, specialize=True),
