@@ -13,6 +13,7 @@ import warnings
 import numpy as np
 
 from batches import BATCHES, LV, explosive
+from cuda_resident import RESIDENT_MUTANTS, RESIDENT_PROGRAMS, resident_witness
 from refnode import Batch, gradient_batch, losses, solve_batch
 from refnode.cuda_device import Kernel
 from refnode.problems.catalogue import CATALOGUE
@@ -85,6 +86,7 @@ PROGRAMS = {
        for name, method in (("predators", "mccallum_foster(rk4)"), ("oscillators", "reversible_heun"), ("networks", "alf"),
                             ("with_cost", "mccallum_foster(bosh3)"), ("kepler", "leapfrog"))},
     **{f"catalogue {name}": (KEPT | {"pull_lanes"}, catalogue_gradient(name)) for name in CATALOGUE},
+    **RESIDENT_PROGRAMS,
 }
 
 
@@ -272,6 +274,7 @@ MUTANTS = [              # kernel, a piece of its source, what stands there inst
     ("pull_lanes_reversibly", "grids[:grid_sizes[step], step]", "grids[:, 0]"),
     ("pull_lanes_reversibly", "ys_bar[:seen[i], :, i]", "ys_bar[:seen[i], :, 0]"),
     ("time_lanes", "thetas[:, own]", "thetas[:, 0]"),
+    *RESIDENT_MUTANTS,
 ]
 
 
@@ -301,6 +304,8 @@ def witness(name):
     """What a wrong kernel of that name is to change: three steps a launch, own theta, ragged observations."""
     from refnode.sensitivity import batch_gradient_cuda
     from refnode.solve import batch_cuda
+    if name in {kernel for kernel, *_ in RESIDENT_MUTANTS}:
+        return resident_witness()
     batch, options = BATCHES["predators"].take([2, 1, 5]).replace(loss=at_both()), {"device": "cuda", "rtol": 1e-3}
     with (replaced(batch_cuda, "STEPS_OF_A_LAUNCH", 3), replaced(batch_gradient_cuda, "STEPS_OF_A_LAUNCH", 3),
           replaced(Kernel, "launch", at_most(60, Kernel.launch))):

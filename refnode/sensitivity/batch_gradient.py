@@ -5,6 +5,7 @@ import math
 import numpy as np
 from numba import types
 
+from refnode.checks import require_place
 from refnode.cuda_device import device_and_real
 from refnode.errors import IntegrationError, InvalidInputError
 from refnode.host_device import (
@@ -220,7 +221,8 @@ class BatchGradient:
     @property
     def total(self):
         """The loss of the batch: the sum over the samples that finished, in their order."""
-        return float(sum(self.loss[self.status == FINISHED], start=0.0))
+        loss = self.loss.copy_to_host() if hasattr(self.loss, "copy_to_host") else self.loss
+        return float(sum(loss[self.status == FINISHED], start=0.0))
 
 
 def gradient_batch(batch, sensitivity="discrete", step_control="per_sample", on_failure="raise", device="cpu",
@@ -264,7 +266,8 @@ def gradient_batch(batch, sensitivity="discrete", step_control="per_sample", on_
         raise InvalidInputError(f"on_failure must be 'raise' or 'skip', found {on_failure!r}")
     if batch.losses[0] is None:
         raise InvalidInputError("gradient_batch needs a batch with a loss; give Batch(..., loss=...)")
-    check_first_call(batch[0])                                  # the field of a stack is the package's own
+    require_place(batch, device, real)
+    check_first_call(batch.first)                               # the field of a stack is the package's own
     if step_control == "joint":
         return _joint_gradient(batch, sensitivity, options)
     recipe, own, solve_options = checked_call(batch, sensitivity, dict(options))

@@ -9,6 +9,7 @@ import functools
 import numpy as np
 from numba import types
 
+from refnode.checks import require_place
 from refnode.cuda_device import device_and_real
 from refnode.errors import InvalidInputError
 from refnode.host_device import (
@@ -110,7 +111,7 @@ class Samples:
     def make_results(self):
         """Parameters, limits, clocks and counts of all samples, and room for their results."""
         batch, (count, size) = self.batch, self.y0s.shape
-        self.thetas = np.atleast_2d(batch.theta)
+        self.thetas = batch.theta if batch.own_theta else batch.theta[None]
         self.limits = np.zeros(6, dtype=np.int64)
         self.clocks = np.tile([0.0, self.options.first_step or 0.0, 1.0, 1.0, 0.0], (count, 1))
         self.clocks[:, [T, T_END]] = batch.spans
@@ -192,6 +193,11 @@ class Samples:
         solution.y, solution.y1 = solution.y[:n], solution.y1[:n]
         return solution
 
+    def of_sample(self, i):
+        """y0, y1, the observed states and theta of sample i, on the host."""
+        return (self.y0s[i], self.y1s[i], self.ys[self.batch.observations(i)],
+                self.thetas[min(i, len(self.thetas) - 1)])
+
     def give_back_tape(self):
         """Let the next solve of this field reuse the tape."""
         tape, self.tape = self.tape, None
@@ -200,6 +206,10 @@ class Samples:
 
 def _tolerances(batch, y0s, options):
     """rtol and atol of one sample's flow; a sample with a zero error weight is refused by name."""
+    if batch.on_device:                                         # whose values nobody here can read
+        if not np.all(options.atol > 0.0):
+            raise InvalidInputError(f"atol must be > 0 where y0 lies on a GPU, found {options.atol}")
+        return tolerance_vectors(options, np.ones(y0s.shape[1]))
     if not np.all(options.atol > 0.0):
         for i, y0 in enumerate(batch.y0):
             try:
@@ -234,11 +244,10 @@ class _Sample:
         self.clock, self.counts, self.limits = samples.clocks[i], samples.counts[i], np.zeros(6, dtype=np.int64)
         self.limits[MAX_STEPS] = samples.limits[MAX_STEPS]
         self.grid = samples.grids[min(i, len(samples.grids) - 1)]
-        self.y_start, self.y1 = samples.y0s[i], samples.y1s[i]
-        self.ts, self.ys = batch.ts[batch.observations(i)], samples.ys[batch.observations(i)]
+        self.y_start, self.y1, self.ys, theta = samples.of_sample(i)
+        self.ts = batch.ts[batch.observations(i)]
         self.times, self.n_steps = np.array([self.clock[T]]), int(self.counts[STEPS])
-        self.first_slope = lambda: samples.field(batch.spans[i, 0], self.y_start,
-                                                 samples.thetas[min(i, len(samples.thetas) - 1)])
+        self.first_slope = lambda: samples.field(batch.spans[i, 0], self.y_start, theta)
 
     @property
     def k(self):
@@ -325,20 +334,24 @@ def solve_batch(batch, step_control="per_sample", device="cpu", dtype="float64",
     """
     device, real = device_and_real(device, dtype)
     require_control(step_control, device)
-    batch.field.check_first_call(batch.spans[0, 0], batch.y0[0], batch[0].theta)
+    require_place(batch, device, real)
+    batch.field.check_first_call(batch.spans[0, 0], batch.first.y0, batch.first.theta)
     if step_control == "joint":
         stacked = batch.replace(loss=None).joint()
         return split_solution(batch, solve(stacked, **joint_options(batch, batch.y0.shape[1], options)))
-    samples = samples_on(device, real)(batch, batch.field, batch.y0, SolveOptions.of(**options), keep=False)
+    samples = samples_on(device, real, batch)(batch, batch.field, batch.y0, SolveOptions.of(**options), keep=False)
     samples.run_forward(0)
     samples.give_back_tape()
     return samples.solution()
 
 
-def samples_on(device, real):
-    """`Samples` for the CPU, or for the GPU."""
+def samples_on(device, real, batch):
+    """`Samples` for the CPU, or for the GPU, where results may stay."""
     if device == "cpu":
         return Samples
+    if batch.on_device:
+        from refnode.solve.resident_cuda import ResidentSamples
+        return functools.partial(ResidentSamples, real=real)
     from refnode.solve.batch_cuda import DeviceSamples
     return functools.partial(DeviceSamples, real=real)
 
