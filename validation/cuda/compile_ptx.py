@@ -97,7 +97,7 @@ STAND_INS = {
     "to_device": lambda array, dtype=None: np.array(array, dtype=dtype, order="C").view(_HostArray),
     "device_array": lambda shape, dtype: np.zeros(shape, dtype).view(_HostArray),
     "wave_bytes": lambda: 2**20,
-    "array_at": lambda interface, owner: owner.array.view(_HostArray),
+    "array_at": lambda interface, owner: owner.array.reshape(interface["shape"]).view(_HostArray),
     "result_array": lambda shape, dtype: np.zeros(shape, dtype).view(_HostArray),
     "zero_result": lambda shape, dtype: np.zeros(shape, dtype).view(_HostArray),
 }
