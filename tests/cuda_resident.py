@@ -125,9 +125,8 @@ RESIDENT_MUTANTS = [
     ("lanes_to_rows", "if k < seen[i]", "if k <= seen[i]"),
     ("seed_lanes", "2.0 * square * residual", "square * residual"),
     ("seed_lanes", "centre[k, m]", "0.0"),
-    ("seed_lanes", "if ended[i] == FINISHED", "if True"),
     ("sum_rows", "if ended[r] == FINISHED", "if True"),
-    ("sum_rows", "c * CHUNK - first", "c * CHUNK"),
+    ("sum_rows", "c * chunk - first", "c * chunk"),
     ("sum_rows", "range(max(", "range(1 + max("),
 ]
 

@@ -19,11 +19,11 @@ CHUNK = 256                    # rows whose sum is one thread's
 
 @Kernel
 def seed_lanes(on_device, field, sizes):
-    """L = sum_ik square (y - centre_ik)^2 + slope_ik y of every lane that finished, and its cotangents; see `Loss.coefficients`."""
-    def lanes(square, centre, slope, ended, ys, ys_bar, losses):
+    """L = sum_ik square (y - centre_ik)^2 + slope_ik y of every lane, and its cotangents; see `SumOfSquares.coefficients`."""
+    def lanes(square, centre, slope, ys, ys_bar, losses):
         i = cuda.grid(1)
         if i < losses.shape[0]:
-            total = 0.0 if ended[i] == FINISHED else np.nan
+            total = 0.0
             for k in range(ys.shape[0]):
                 for m in range(ys.shape[1]):
                     residual = ys[k, m, i] - centre[k, m]
@@ -36,12 +36,12 @@ def seed_lanes(on_device, field, sizes):
 @Kernel
 def sum_rows(on_device, field, sizes):
     """sums[c] += rows[r] for the rows of chunk c that finished, in their order. Row 0 is the batch's row ``first``."""
-    def lanes(first, ended, rows, sums):
+    def lanes(first, chunk, ended, rows, sums):
         entry, p = cuda.grid(1), rows.shape[1]
         c, m = entry // p, entry % p
         if c < sums.shape[0]:
             total = sums[c, m]
-            for r in range(max(c * CHUNK - first, 0), min((c + 1) * CHUNK - first, rows.shape[0])):
+            for r in range(max(c * chunk - first, 0), min((c + 1) * chunk - first, rows.shape[0])):
                 if ended[r] == FINISHED:
                     total += rows[r, m]
             sums[c, m] = total
@@ -55,7 +55,7 @@ def zero_rows(field, sizes, count, p, real):
 
 def add_to_chunks(field, sizes, first, ended, rows, sums):
     """`sum_rows` of an array (lanes, p)."""
-    sum_rows.launch(field, sizes, sums.shape[0] * sums.shape[1], (first, ended, rows, sums))
+    sum_rows.launch(field, sizes, sums.shape[0] * sums.shape[1], (first, CHUNK, ended, rows, sums))
 
 
 def total_of_chunks(field, sizes, sums, real):
@@ -91,8 +91,7 @@ class ResidentSweep(DeviceSweep):
         square, centre, slope = loss.coefficients((samples.n, wave.most))
         ys_bar, losses = device_array(wave.ys.shape, samples.real), device_array((1, wave.lanes), samples.real)
         seed_lanes.launch(samples.field, samples.sizes, wave.lanes, (
-            square, to_device(centre.T, samples.real), to_device(slope.T, samples.real), wave.status, wave.ys, ys_bar,
-            losses[0]))
+            square, to_device(centre.T, samples.real), to_device(slope.T, samples.real), wave.ys, ys_bar, losses[0]))
         self.put(losses, wave, self.loss)
         return ys_bar
 
