@@ -19,6 +19,7 @@ from refnode.sensitivity.recipes import RECIPES
 from refnode.sensitivity.reversible_cuda import ReversibleSamples, pull_reversible_wave
 from refnode.solve.batch_cuda import STEPS_OF_A_LAUNCH, DeviceSamples
 from refnode.solve.integrate import FINISHED, RUNNING, STEPS
+from refnode.solve.perceptron_cuda import tiles_serve
 
 cuda = cuda_module()           # of this name the simulator puts its own in a kernel's place
 
@@ -237,6 +238,9 @@ def gradient_on_device(batch, sensitivity, recipe, own, options, on_failure, rea
     if batch.on_device:
         from refnode.sensitivity.resident_gradient_cuda import resident_gradient
         return resident_gradient(batch, sensitivity, recipe, own, options, on_failure, real)
+    if recipe.reversal == "stored" and tiles_serve(batch, batch.flow_field, batch.flow_y0, options, True, real):
+        from refnode.sensitivity.perceptron_gradient_cuda import tile_gradient
+        return tile_gradient(batch, sensitivity, recipe, options, on_failure, real)
     samples = samples_of(batch, batch.flow_field, batch.flow_y0, options, real=real, **own)
     sweep = DeviceSweep(samples)
     for wave in samples.waves():

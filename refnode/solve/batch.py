@@ -352,8 +352,8 @@ def samples_on(device, real, batch):
     if batch.on_device:
         from refnode.solve.resident_cuda import ResidentSamples
         return functools.partial(ResidentSamples, real=real)
-    from refnode.solve.batch_cuda import DeviceSamples
-    return functools.partial(DeviceSamples, real=real)
+    from refnode.solve.perceptron_cuda import samples_of
+    return functools.partial(samples_of, real=real)
 
 
 STEP_CONTROLS = ("per_sample", "joint")

@@ -11,8 +11,8 @@ Rows of samples are (B, n) on the device as on the host: a tile's entries stand 
 import numpy as np
 from numba import from_dtype
 
-from refnode.cuda_device import Kernel, Sizes, cuda_module, device_array, device_function, to_device
-from refnode.layers.activations import TANH, activation_kernel, activation_vjp_kernel
+from refnode.cuda_device import Kernel, Sizes, cuda_module, device_array, device_function, is_simulated, to_device
+from refnode.layers.activations import TANH, activation_jvp_kernel, activation_kernel, activation_vjp_kernel
 from refnode.linalg import dot
 from refnode.solve.batch_cuda import DeviceSamples, wave_bytes
 from refnode.solve.integrate import COMPONENT, EVALUATIONS, FINISHED, NON_FINITE, RUNNING, SEEN, STEPS, T, non_finite_component
@@ -22,7 +22,7 @@ cuda = cuda_module()           # of this name the simulator puts its own in a ke
 SHARED_BYTES = 48 * 1024       # that a block has without asking
 TILES = (16, 8, 4, 2, 1)       # samples of a block
 LEAST_TILE = 4                 # below this weights leave shared memory to the samples
-THREADS = 128
+THREADS, SIMULATED_THREADS = 128, 3
 BLOCKS = 512                   # that take tile after tile, each with sums of its own
 WIDEST = 128
 
@@ -30,9 +30,10 @@ WIDEST = 128
 class TileSizes(Sizes):
     """What a kernel for tiles is compiled for: a perceptron, how many samples a block has, and where everything lies."""
 
-    def __init__(self, tableau, perceptron, n, real, threads=None):
+    def __init__(self, tableau, perceptron, n, real):
         super().__init__(tableau, n, real)
-        self.threads, self.widths, self.activation = threads or THREADS, perceptron.widths, perceptron.code
+        self.threads = SIMULATED_THREADS if is_simulated() else THREADS
+        self.widths, self.activation = perceptron.widths, perceptron.code
         self.keeps_slope = self.activation != TANH
         self.d_in, self.d_out = np.array(self.widths[:-1]), np.array(self.widths[1:])
         self.tile, self.resident = self._tile()
@@ -79,7 +80,7 @@ class TileSizes(Sizes):
             self.slope_at.append(at)
             at += self.tile * int(self.d_out[layer]) if self.keeps_slope and layer < len(self.d_in) - 1 else 0
         self.x_at, self.slope_at, states = np.array(self.x_at), np.array(self.slope_at), self.tile * self.n
-        self.y_at, self.z_at, self.y_bar_at, self.k_at = (at + states * part for part in range(4))
+        self.y_at, self.z_at, self.y_bar_at, self.z_tan_at, self.k_at = (at + states * part for part in range(5))
         self.k_bar_at = self.k_at + (self.s + 1) * states
         self.bars_at = self.k_bar_at + self.s * states
         self.other_bars_at = self.bars_at + self.tile * max(self.widths)
@@ -178,6 +179,40 @@ def pull_function(on_device, sizes, sync):
     return device_function(pull)
 
 
+def tangent_function(on_device, sizes, sync):
+    """The tangent of `evaluate`, whose activations it reads, for the threads of a block, as `mlp_jvp`."""
+    product, activate = on_device(dot), on_device(activation_jvp_kernel)
+    code, keeps_slope, threads, layers = sizes.activation, int(sizes.keeps_slope), sizes.threads, len(sizes.d_in)
+    d_ins, d_outs, w_at, row, x_at, slope_at = sizes.d_in, sizes.d_out, sizes.w_at, sizes.row, sizes.x_at, sizes.slope_at
+    theta_w, theta_b, bars_at, other_at, z_tan_at = sizes.theta_w, sizes.theta_b, sizes.bars_at, sizes.other_bars_at, sizes.z_tan_at
+    n, width = sizes.n, int(sizes.d_in[0])
+
+    def push(thread, count, w, theta_tan, shared, out):
+        """out (count n,) = the tangent of f(t, z, theta) with t held."""
+        x_tan, z_tan = bars_at, other_at
+        for e in range(thread, count * width, threads):
+            sample, unit = e // width, e % width
+            shared[x_tan + e] = shared[z_tan_at + sample * n + unit] if unit < n else 0.0
+        sync()
+        for layer in range(layers):
+            d_in, d_out = d_ins[layer], d_outs[layer]
+            for e in range(thread, count * d_out, threads):
+                sample, unit = e // d_out, e % d_out                       # z = W x + b
+                x, at = x_at[layer] + sample * d_in, theta_w[layer] + unit * d_in
+                value = theta_tan[theta_b[layer] + unit] + product(shared[x:x + d_in], theta_tan[at:at + d_in])
+                x, at = x_tan + sample * d_in, w_at[layer] + unit * row[layer]
+                value += product(shared[x:x + d_in], w[at:at + d_in])
+                if layer == layers - 1:
+                    out[e] = value
+                else:                                                       # a = σ(z)
+                    a, slope = x_at[layer + 1] + e, slope_at[layer] + e
+                    shared[z_tan + e] = value
+                    activate(code, shared[a:a + 1], shared[slope:slope + keeps_slope], shared[z_tan + e:z_tan + e + 1])
+            sync()
+            x_tan, z_tan = z_tan, x_tan
+    return device_function(push)
+
+
 # --- the kernel -----------------------------------------------------------------------------------
 
 @Kernel
@@ -246,10 +281,10 @@ def solve_tiles(on_device, field, sizes):
 class TileSamples(DeviceSamples):
     """Samples of a perceptron with given steps, all in one launch."""
 
-    def __init__(self, batch, field, y0s, options, *, keep, real="float64", threads=None):
+    def __init__(self, batch, field, y0s, options, *, keep, real="float64"):
         super().__init__(batch, field, y0s, options, keep=keep, real=real)
         self.lane_sizes = self.sizes
-        self.sizes = TileSizes(options.tableau, field.perceptron, self.n, real, threads)
+        self.sizes = TileSizes(options.tableau, field.perceptron, self.n, real)
         self.points, self.seen_at = grid_points(batch, self.grids[0])
 
     def run_forward(self, start=0):
@@ -275,7 +310,7 @@ class TileSamples(DeviceSamples):
         lanes, shape = len(self.batch), self.y0s.shape
         self.status[:], self.y1s[:] = self.ended.copy_to_host(), y1s.copy_to_host().reshape(shape)
         reached, self.counts[:, COMPONENT] = steps.copy_to_host(), components.copy_to_host()
-        taken = np.where(self.status == FINISHED, reached, np.maximum(reached - 1, 0))
+        taken = np.where(self.status == FINISHED, self.points.size - 1, np.maximum(reached - 1, 0))
         self.counts[:, STEPS], self.counts[:, EVALUATIONS] = taken, 1 + self.s * reached
         self.clocks[:, T] = self.points[taken]
         observed = np.array([self.states[int(state_rows[at])].copy_to_host().reshape(shape) for at in self.seen_at])
@@ -286,6 +321,12 @@ class TileSamples(DeviceSamples):
             observed[~got] = np.nan
             self.ys[:] = observed.transpose(1, 0, 2).reshape(-1, self.n)
             self.ys_step[:] = np.tile(self.seen_at - 1, lanes)
+
+
+def samples_of(batch, field, y0s, options, *, keep, real):
+    """`TileSamples` where they serve, else `DeviceSamples`."""
+    serve = tiles_serve(batch, field, y0s, options, keep, real)
+    return (TileSamples if serve else DeviceSamples)(batch, field, y0s, options, keep=keep, real=real)
 
 
 def grid_points(batch, grid):

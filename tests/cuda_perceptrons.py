@@ -1,0 +1,145 @@
+"""Programs of `cuda_battery` for perceptrons, a tile of samples a block: small networks, given steps."""
+import numpy as np
+
+from refnode import Batch, VectorField, gradient_batch, losses, solve_batch
+from refnode.fields.neural import mlp_field
+
+RNG = np.random.default_rng(3)
+
+
+def network(widths, activation, time_input, count, ts, span, loss):
+    field = mlp_field(widths, activation, time_input=time_input)
+    return Batch(field, RNG.standard_normal((count, widths[0])), 0.5 * RNG.standard_normal(field.p), span, ts, loss)
+
+
+LAST = losses.terminal(lambda y1: np.sum(y1**3), lambda y1: 3.0 * y1**2)
+NETWORKS = {            # a batch and steps: two observations at one time, times downwards, no hidden layer, a step of length zero
+    "tanh": (network((2, 5, 3, 2), "tanh", False, 5, None, (0.0, 1.0), losses.sum_of_squares() + LAST), {"method": "dopri5", "n_steps": 2}),
+    "softplus": (network((2, 4, 2), "softplus", True, 3, [0.0, 0.5, 0.5, 1.0], (0.0, 1.0), losses.sum_of_squares()),
+                 {"method": "rk4", "n_steps": 4}),
+    "sine": (network((3, 4, 3), "sine", True, 3, [0.25, -0.5], (1.0, -0.5), losses.sum_of_squares()),
+             {"method": "bosh3", "n_steps": 2}),
+    "linear": (network((2, 2), "tanh", False, 2, [0.5], (0.5, 0.5), losses.sum_of_squares()), {"method": "bosh3", "n_steps": 1}),
+}
+# where the tile does not divide the batch, and several tiles fall to one block
+SMALL = {"TILES": (2,), "BLOCKS": 2, "LEAST_TILE": 2}
+
+
+def tiled(name, call, device, **changes):
+    """What a program finds with two samples a tile and two blocks."""
+    from cuda_battery import replaced
+    if device == "cpu":
+        return call(name, device)
+    from refnode.solve import perceptron_cuda
+    with (replaced(perceptron_cuda, "TILES", changes.get("TILES", (2,))), replaced(perceptron_cuda, "BLOCKS", changes.get("BLOCKS", 2)),
+          replaced(perceptron_cuda, "LEAST_TILE", 1),
+          replaced(perceptron_cuda, "SHARED_BYTES", changes.get("SHARED_BYTES", perceptron_cuda.SHARED_BYTES))):
+        return call(name, device)
+
+
+def solved(name, device):
+    from cuda_battery import of_solution
+    batch, options = NETWORKS[name]
+    return of_solution(solve_batch(batch, device=device, **options))
+
+
+def pulled(name, device, sensitivity="discrete", **more):
+    from cuda_battery import of_gradient
+    batch, options = NETWORKS[name]
+    return of_gradient(gradient_batch(batch, sensitivity, device=device, **options, **more))
+
+
+def pushed(name, device):
+    return pulled(name, device, "discrete_forward")
+
+
+PULLED, PUSHED = {"solve_tiles", "pull_tiles", "sum_rows"}, {"solve_tiles", "push_tiles"}
+TILE_PROGRAMS = {
+    **{f"tiles solve {name}": ({"solve_tiles"}, lambda device, name=name: tiled(name, solved, device)) for name in NETWORKS},
+    **{f"tiles discrete {name}": (PULLED, lambda device, name=name: tiled(name, pulled, device)) for name in NETWORKS},
+    "tiles discrete from theta": (PULLED, lambda device: tiled("softplus", pulled, device, SHARED_BYTES=900)),
+    "tiles tangents softplus": (PUSHED, lambda device: tiled("linear", pushed, device)),
+    "tiles tangents sine": (PUSHED, lambda device: tiled("sine", pushed, device)),
+}
+
+TILE_MUTANTS = [
+    ("solve_tiles", "for i in range(1, s):", "for i in range(2, s):"),
+    ("solve_tiles", "t + nodes[i] * h", "t"),
+    ("solve_tiles", "y0s[first * n + e]", "y0s[e]"),
+    ("solve_tiles", "shared[k_at + e] = shared[last_at + e]", "pass"),
+    ("solve_tiles", "status[first + e], components", "status[first], components"),
+    ("pull_tiles", "t + nodes[i] * h", "t"),
+    ("pull_tiles", "weights[j] * (h * z_bar)", "h * z_bar"),
+    ("pull_tiles", "left = observed(thread, first, count, 0, left, seen_at, ys_bar, status, shared)", "pass"),
+    ("pull_tiles", "shared[y_bar_at + e] += z_bar", "pass"),
+    ("pull_tiles", "if i < s - 1:", "if False:"),
+    ("pull_tiles", "theta_bars[cuda.blockIdx.x]", "theta_bars[0]"),
+    ("pull_tiles", "if status[first + e // n] == FINISHED else 0.0\n                for i", "\n                for i"),
+    ("push_tiles", "stage_jvp(thread, count, b_row, s, h, shared, y_tan_at)", "pass"),
+    ("push_tiles", "seen_at[seen] == j", "False"),
+]
+
+
+def with_a_failure():
+    """Sample 1 overflows in its first step; its neighbours in the tile do not."""
+    batch = Batch(mlp_field((2, 3, 2), "softplus", time_input=True), RNG.standard_normal((5, 2)), np.linspace(-1.0, 1.0, 20), (0.0, 1.0),
+                  [0.0, 0.5, 1.0], losses.sum_of_squares())
+    y0 = batch.y0.copy()
+    y0[1] = 1.7e308
+    return batch, batch.replace(y0=y0), [0, 2, 3, 4]
+
+
+def tile_witness(name):
+    """What a wrong kernel for tiles is to change."""
+    from cuda_battery import of_gradient
+    _, batch, _ = with_a_failure()
+    how = {"device": "cuda", "on_failure": "skip", "method": "bosh3", "n_steps": 2}
+    sensitivity = "discrete_forward" if name == "push_tiles" else "discrete"
+    with_field = lambda name, device: of_gradient(gradient_batch(batch, sensitivity, **how))
+    return tiled(name, with_field, "cuda")
+
+
+def tile_fields():
+    """The fields whose kernels a mutant must not find compiled."""
+    return [batch.field for batch, _ in NETWORKS.values()]
+
+
+def tiles_do_not_depend():
+    """Bits do not depend on the samples of a tile, on a failing neighbour, or on the run."""
+    from cuda_battery import of_gradient, same
+    alone, beside, others = with_a_failure()
+    how = {"device": "cuda", "on_failure": "skip", "method": "bosh3", "n_steps": 2}
+    run = lambda batch, tiles: tiled(None, lambda *_: of_gradient(gradient_batch(batch, **how)), "cuda", TILES=tiles)
+    whole, again, mixed = run(alone, (2,)), run(alone, (2,)), run(beside, (2,))
+    other = run(alone, (4,))
+    per_sample = ("loss", "y0", "t0", "t1", "ts", "status", "n_steps")
+    return (same(whole, again) and all(np.array_equal(other[name], whole[name]) for name in per_sample)
+            and all(np.array_equal(mixed[name].reshape(5, -1)[others], whole[name].reshape(5, -1)[others]) for name in per_sample)
+            and mixed["status"][1] < 0 and np.isnan(mixed["y0"][1]).all() and np.isfinite(mixed["theta"]).all())
+
+
+def tile_dot_products():
+    """|<y_bar, J x_tan> - <J^T y_bar, x_tan>| over the sum of the products' magnitudes, on the device."""
+    from refnode.sensitivity.perceptron_gradient_cuda import TileSweep
+    from refnode.solve.options import SolveOptions
+    from refnode.solve.perceptron_cuda import TileSamples
+    rng, errors = np.random.default_rng(5), []
+    for batch, options in list(NETWORKS.values())[:3]:
+        samples = TileSamples(batch, batch.field, batch.y0, SolveOptions.of(**options), keep=True)
+        samples.run_forward()
+        sweep, (count, n) = TileSweep(samples), batch.y0.shape
+        y0_tans, theta_tan = rng.standard_normal(batch.y0.shape), rng.standard_normal(batch.theta.size)
+        ys_tans, y1_tans = sweep.push(y0_tans, theta_tan)
+        sweep.ys_bar[:], sweep.y1_bars[:] = rng.standard_normal(sweep.ys_bar.shape), rng.standard_normal(batch.y0.shape)
+        sweep.pull_all()
+        out = [sweep.ys_bar.reshape(count, -1, n).transpose(1, 0, 2) * ys_tans, sweep.y1_bars * y1_tans]
+        back = [sweep.y_bars * y0_tans, sweep.theta_sum * theta_tan]
+        errors.append(abs(sum(map(np.sum, out)) - sum(map(np.sum, back))) / sum(np.sum(np.abs(part)) for part in out + back))
+    return np.array(errors)
+
+
+def tile_single_precision():
+    """Differences of float32 to float64, over the largest entry."""
+    from cuda_battery import differences
+    return np.array([max(differences(pulled(name, "cuda", sensitivity, dtype="float32"), pulled(name, "cuda", sensitivity)).values())
+                     for name, sensitivity in (("tanh", "discrete"), ("sine", "discrete_forward"))])
