@@ -143,10 +143,12 @@ def _module(module, real):
 def device_form(function, real="float64"):
     """A body as a device function: the same code, whose bodies are device functions too.
 
-    For ``real="float32"`` the constants in the code are single, or one of them would make everything double.
+    For ``real="float32"`` the constants in the code are single, or one of them would make everything double; and a body that
+    is right for doubles alone names another in its attribute ``single``.
     """
     if is_simulated():
         return getattr(function, "py_func", function)
+    function = getattr(function, "single", function) if real == "float32" else function
     body = getattr(function, "py_func", function)
     own = {name: _on_device(body.__globals__[name], real)
            for name in body.__code__.co_names if name in body.__globals__}

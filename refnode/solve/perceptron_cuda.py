@@ -22,7 +22,7 @@ cuda = cuda_module()           # of this name the simulator puts its own in a ke
 SHARED_BYTES = 48 * 1024       # that a block has without asking
 TILES = (16, 8, 4, 2, 1)       # samples of a block
 LEAST_TILE = 4                 # below this weights leave shared memory to the samples
-THREADS, SIMULATED_THREADS = 128, 3
+THREADS, SIMULATED_THREADS = 128, 2
 BLOCKS = 512                   # that take tile after tile, each with sums of its own
 WIDEST = 128
 
@@ -37,7 +37,7 @@ class TileSizes(Sizes):
         self.keeps_slope = self.activation != TANH
         self.d_in, self.d_out = np.array(self.widths[:-1]), np.array(self.widths[1:])
         self.tile, self.resident = self._tile()
-        self.key = (*self.key, perceptron, self.threads, self.tile)
+        self.key = (*self.key, perceptron, self.threads, self.tile, self.resident)
         self._place_weights()
         self._place_samples()
 
