@@ -21,6 +21,7 @@ from refnode.layers.activations import (
 from refnode.layers.dense import (
     dense, dense_hvp_kernel, dense_jvp_kernel, dense_kernel, dense_vjp_kernel, matmul_add)
 from refnode.layers.parameters import mlp_layout
+from refnode.layers import single_activations                  # which activations have in single precision
 
 # The header of the tape: these entries, then one row for each layer.
 LAYERS, BATCH, ACTIVATION, BUFFERS_AT, BUFFER_SIZE, HEAD = 0, 1, 2, 3, 4, 5

@@ -269,8 +269,7 @@ def expm1_taylor(r):
 @inlined
 def fast_tanh(x):
     """tanh x = -e / (2 + e), e = exp(-2|x|) - 1, with the sign of x."""
-    x = float(x)
-    a = abs(x)
+    a = abs(float(x))
     a = TANH_IS_ONE if a > TANH_IS_ONE else a       # a NaN passes
     shifted = (-2.0 * LOG2_E) * a + ROUND
     k = shifted - ROUND
@@ -374,8 +373,7 @@ def fast_sine_cosine(x):
 @inlined
 def fast_softplus_sigmoid(x):
     """(log(1 + exp x), 1 / (1 + exp(-x))), both from u = exp(-|x|)."""
-    x = float(x)
-    u = fast_exp_negative(-abs(x))
+    u = fast_exp_negative(-abs(float(x)))
     positive = x > 0.0
     value = fast_log1p(u) + (x if positive else 0.0)
     return value, (1.0 if positive else u) / (1.0 + u)
@@ -398,30 +396,3 @@ def largest_is_within(x, limit):
     for i in range(x.shape[0]):
         beyond += 0 if abs(x[i]) <= limit else 1
     return beyond == 0
-
-
-# --- in single precision, on a GPU ----------------------------------------------------------------
-# The forms above count bits of doubles. A device has its own of the functions they are made of.
-
-@host_device
-def single_tanh(x):
-    """tanh x."""
-    return math.tanh(x)
-
-
-@host_device
-def single_softplus_sigmoid(x):
-    """(log(1 + exp x), 1 / (1 + exp(-x))), as `fast_softplus_sigmoid`."""
-    u = math.exp(-abs(x))
-    positive = x > 0.0
-    return math.log1p(u) + (x if positive else 0.0), (1.0 if positive else u) / (1.0 + u)
-
-
-@host_device
-def single_sine_cosine(x):
-    """(sin x, cos x)."""
-    return math.sin(x), math.cos(x)
-
-
-fast_tanh.single, fast_softplus_sigmoid.single = single_tanh, single_softplus_sigmoid
-fast_sine_cosine.single = any_sine_cosine.single = single_sine_cosine

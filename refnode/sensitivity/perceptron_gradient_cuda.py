@@ -17,6 +17,41 @@ from refnode.solve.perceptron_cuda import TileSamples, pull_function, tangent_fu
 cuda = cuda_module()           # of this name the simulator puts its own in a kernel's place
 
 
+def pull_parts(sizes, sync):
+    """(add_observed, seed_slopes, add_stage): what a block does between evaluations in `pull_tiles`; each ends behind a barrier."""
+    s, n, threads, y_at, z_at = sizes.s, sizes.n, sizes.threads, sizes.y_at, sizes.z_at
+    k_bar_at, y_bar_at = sizes.k_bar_at, sizes.y_bar_at
+    width, states_of_tile = int(sizes.d_in[0]), sizes.tile * sizes.n
+
+    def add_observed(thread, first, count, j, left, seen_at, ys_bar, status, shared):
+        """Cotangents of the states observed at point j; returns how many observations are left."""
+        while left > 0 and seen_at[left - 1] == j:
+            left -= 1
+            for e in range(thread, count * n, threads):
+                if status[first + e // n] == FINISHED:
+                    shared[y_bar_at + e] += ys_bar[left, first * n + e]
+        sync()
+        return left
+
+    def seed_slopes(thread, first, count, h, weights, y0s, status, shared):
+        """The state before the step, and k_bar_i = h b_i y1_bar."""
+        for e in range(thread, count * n, threads):
+            shared[y_at + e] = shared[z_at + e] = y0s[first * n + e] if status[first + e // n] == FINISHED else 0.0
+            for i in range(s):
+                shared[k_bar_at + i * states_of_tile + e] = weights[i] * (h * shared[y_bar_at + e])
+        sync()
+
+    def add_stage(thread, count, i, h, weights, x_bar, shared):
+        """`stage_state` transposed: z_i = y + h sum_{j < i} a_ij k_j."""
+        for e in range(thread, count * n, threads):
+            z_bar = shared[x_bar + e // n * width + e % n]
+            shared[y_bar_at + e] += z_bar
+            for j in range(i):
+                shared[k_bar_at + j * states_of_tile + e] += weights[j] * (h * z_bar)
+        sync()
+    return device_function(add_observed), device_function(seed_slopes), device_function(add_stage)
+
+
 @Kernel
 def pull_tiles(on_device, field, sizes):
     """The transpose of `solve_tiles`: moves y_bars from the cotangents of y(t1) to those of y0.
@@ -30,40 +65,9 @@ def pull_tiles(on_device, field, sizes):
     load, stage, evaluate = tile_functions(on_device, sizes, sync)
     pull = pull_function(on_device, sizes, sync)
     A, b, c, s, n, tile, threads, resident = sizes.A, sizes.b, sizes.c, sizes.s, sizes.n, sizes.tile, sizes.threads, sizes.resident
-    y_at, z_at, k_at, k_bar_at, y_bar_at, real = (
-        sizes.y_at, sizes.z_at, sizes.k_at, sizes.k_bar_at, sizes.y_bar_at, sizes.dtype)
-    width, states_of_tile = int(sizes.d_in[0]), sizes.tile * sizes.n
-
-    def add_observed(thread, first, count, j, left, seen_at, ys_bar, status, shared):
-        """Cotangents of the states observed at point j; returns how many observations are left."""
-        while left > 0 and seen_at[left - 1] == j:
-            left -= 1
-            for e in range(thread, count * n, threads):
-                if status[first + e // n] == FINISHED:
-                    shared[y_bar_at + e] += ys_bar[left, first * n + e]
-        sync()
-        return left
-    observed = device_function(add_observed)
-
-    def seed_slopes(thread, first, count, h, weights, y0s, status, shared):
-        """The state before the step, and k_bar_i = h b_i y1_bar."""
-        for e in range(thread, count * n, threads):
-            shared[y_at + e] = shared[z_at + e] = y0s[first * n + e] if status[first + e // n] == FINISHED else 0.0
-            for i in range(s):
-                shared[k_bar_at + i * states_of_tile + e] = weights[i] * (h * shared[y_bar_at + e])
-        sync()
-    seed = device_function(seed_slopes)
-
-    def add_stage(thread, count, i, h, weights, x_bar, shared):
-        """`stage_state` transposed: z_i = y + h sum_{j < i} a_ij k_j."""
-        for e in range(thread, count * n, threads):
-            z_bar = shared[x_bar + e // n * width + e % n]
-            shared[y_bar_at + e] += z_bar
-            for j in range(i):
-                shared[k_bar_at + j * states_of_tile + e] += weights[j] * (h * z_bar)
-        sync()
-    stage_vjp = device_function(add_stage)
-
+    k_at, k_bar_at, y_bar_at, real = sizes.k_at, sizes.k_bar_at, sizes.y_bar_at, sizes.dtype
+    states_of_tile = sizes.tile * sizes.n
+    observed, seed, stage_vjp = pull_parts(sizes, sync)
     number = from_dtype(np.dtype(real))
 
     def tiles(theta, times, states, seen_at, ys_bar, status, y_bars, theta_bars):
