@@ -55,8 +55,9 @@ class DeviceRows:
     ravel = __array__
 
     def first_on_host(self):
-        """A copy of the first row, or of the only one."""
-        return (self.view[0] if self.ndim == 2 else self.view).copy_to_host().astype(np.float64)
+        """A copy of the first row, or of the only one, to try functions on: with 1 in the place of what is not finite."""
+        row = (self.view[0] if self.ndim == 2 else self.view).copy_to_host().astype(np.float64)
+        return np.where(np.isfinite(row), row, 1.0)
 
 
 def taken(name, value):

@@ -119,3 +119,10 @@ class HostView(np.ndarray):
 def test_a_loss_on_the_device_is_for_such_batches():
     with pytest.raises(InvalidInputError, match="lies on a GPU"):
         gradient_batch(BATCHES["predators"].replace(loss=losses.on_device(lambda y, samples: None)))
+
+
+def test_functions_are_tried_on_the_first_row_even_if_it_is_not_finite(monkeypatch):
+    monkeypatch.setattr("refnode.cuda_arrays.array_at", lambda interface, owner: HostView(owner.array))
+    first = lying_batch(np.array([[np.nan, 0.5], [1.0, 2.0]])).first
+    np.testing.assert_array_equal(first.y0, [1.0, 0.5])
+    np.testing.assert_array_equal(first.theta, THETA)
