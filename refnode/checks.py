@@ -57,7 +57,27 @@ def observation_times(ts, t0, t1, name="ts"):
     return ts
 
 
-def require_problem(problem):
-    """Raise InvalidTypeError unless it is a `Problem`, known by what solvers read of it."""
+def require_problem(problem, device="cpu"):
+    """Raise InvalidTypeError unless it is a `Problem`, known by what solvers read of it, whose arrays the device can read."""
     if not hasattr(problem, "flow_field"):
         raise InvalidTypeError(f"problem must be a refnode.Problem, found {type(problem).__name__}")
+    if device == "cpu":
+        require_on_host(problem)
+
+
+def require_on_host(problem):
+    """Raise InvalidInputError if an array of a `Problem` or a `Batch` lies on a GPU."""
+    for array in (problem.y0, problem.theta):
+        if getattr(array, "on_device", False):
+            raise InvalidInputError(f'{array.name} lies on a GPU, and device="cpu" takes arrays on the host: ask for '
+                                    'device="cuda", or copy it to NumPy')
+
+
+def require_place(batch, device, real):
+    """Raise InvalidInputError unless the arrays of a batch can be read where it is to run, in these numbers."""
+    if device == "cpu":
+        require_on_host(batch)
+    for array in (batch.y0, batch.theta):
+        if getattr(array, "on_device", False) and array.dtype.name != real:
+            raise InvalidInputError(f"{array.name} on the GPU has dtype {array.dtype}, and the call asks for dtype={real!r}: "
+                                    f"give dtype={array.dtype.name!r}, or convert it")

@@ -143,10 +143,12 @@ def _module(module, real):
 def device_form(function, real="float64"):
     """A body as a device function: the same code, whose bodies are device functions too.
 
-    For ``real="float32"`` the constants in the code are single, or one of them would make everything double.
+    For ``real="float32"`` the constants in the code are single, or one of them would make everything double; and a body that
+    is right for doubles alone names another in its attribute ``single``.
     """
     if is_simulated():
         return getattr(function, "py_func", function)
+    function = getattr(function, "single", function) if real == "float32" else function
     body = getattr(function, "py_func", function)
     own = {name: _on_device(body.__globals__[name], real)
            for name in body.__code__.co_names if name in body.__globals__}
@@ -157,6 +159,11 @@ def device_form(function, real="float64"):
     if real == "float32" and not getattr(function, "is_higher_order", False):
         return _with_single(compiled, code.co_varnames[:code.co_argcount])
     return compiled
+
+
+def device_function(function):
+    """A function that launchers share, compiled for the device; it may capture bodies that `device_form` has made."""
+    return function if is_simulated() else cuda_module().jit(device=True)(function)
 
 
 NARROWED = {"h", "sigma"}    # differences of times, which are double: a formula on states takes them single
@@ -208,11 +215,10 @@ class Kernel:
         compiled = field.entries.get((self, sizes))
         if compiled is None:
             compiled = field.entries[self, sizes] = cuda_module().jit(self.source(field, sizes))
-        threads = min(THREADS, lanes)
         try:
             with warnings.catch_warnings():     # functions as arguments are "experimental" to Numba, and few lanes are slow
                 warnings.filterwarnings("ignore", message="First-class function type|Grid size")
-                compiled[-(-lanes // threads), threads](*arguments)
+                compiled[sizes.configuration(lanes)](*arguments)
         except NumbaError as error:
             raise InvalidInputError(f"field {field.name!r} cannot be compiled for CUDA, where a function may neither "
                                     f"allocate nor call Python: {_last_line(error)}") from error
@@ -234,6 +240,11 @@ class Sizes:
         self.A, self.b, self.c, self.E, self.P, self.A_extra, self.c_extra = (
             np.ascontiguousarray(array, dtype=real) for array in tableau.arrays)
         self.weights, self.dtype = self.P.shape[0], np.dtype(real).type
+
+    def configuration(self, lanes):
+        """Blocks and threads for that many lanes, one a thread."""
+        threads = min(THREADS, lanes)
+        return -(-lanes // threads), threads
 
     def __eq__(self, other):
         return self.key == other.key

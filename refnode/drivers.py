@@ -35,7 +35,7 @@ SECOND_ORDER_GROUPS = (
     ("refnode.sensitivity.second_order_steps:discrete_adjoint_tangent",),
 )
 BATCH_GROUPS = (            # which no evidence uses
-    ("refnode.solve.batch:integrate_samples",
+    ("refnode.solve.samples:integrate_samples",
      "refnode.sensitivity.batch_gradient:discrete_adjoint_samples"),
 )
 FIRST_ORDER_DRIVERS, SECOND_ORDER_DRIVERS, BATCH_DRIVERS = (

@@ -147,6 +147,12 @@ class SumOfSquares(Loss):
         return weight * np.einsum("bnk,bnk->b", residual, residual), (2.0 * weight) * residual, np.zeros(y1.shape)
 
 
+    def coefficients(self, shape):
+        """(a, c, g) of L = sum_ik a (y - c_ik)^2 + g_ik y, for ys of that shape: what a GPU needs to know."""
+        ys = np.zeros(shape)
+        return self._weight(ys), np.array(np.broadcast_to(0.0 if self.data is None else self._data_for(ys), shape)), ys
+
+
 class Linear(Loss):
     """L = sum_ik w_ik y_i(t_k)."""
 
@@ -174,6 +180,26 @@ class Linear(Loss):
         """Value (B,) and cotangents for B samples; see `SumOfSquares.batched`."""
         weights = self._weights_for(ys[0])
         return np.einsum("nk,bnk->b", weights, ys), np.broadcast_to(weights, ys.shape), np.zeros(y1.shape)
+
+
+    def coefficients(self, shape):
+        """See `SumOfSquares.coefficients`."""
+        ys = np.zeros(shape)
+        return 0.0, ys, self._weights_for(ys)
+
+
+class OnDevice(Loss):
+    """L of each sample by a user's function of arrays on the GPU; see `on_device`."""
+
+    observes = True
+
+    def __init__(self, function):
+        self.function = function
+
+    def value(self, ys, y1):
+        raise InvalidInputError("losses.on_device is for batches whose y0 or theta lies on a GPU")
+
+    vjp = value
 
 
 class Terminal(Loss):
@@ -247,3 +273,13 @@ def running_cost(g, g_jvp=None, g_vjp=None, g_hvp=None):
     by njit, or all plain Python.
     """
     return RunningCost(g, g_jvp, g_vjp, g_hvp)
+
+
+def on_device(function):
+    """Loss of a batch whose arrays lie on a GPU, by the user's function of such arrays; for `gradient_batch` alone.
+
+    ``function(y, samples) -> loss, y_bar``: y (L, n, K) are the observed states of the samples in the slice ``samples``,
+    by ``__cuda_array_interface__``; loss (L,) and its cotangents y_bar (L, n, K) are arrays on the same GPU, of the same
+    dtype. Rows of samples that failed are NaN, and what is returned for them is not read.
+    """
+    return OnDevice(function)

@@ -13,6 +13,9 @@ import warnings
 import numpy as np
 
 from batches import BATCHES, LV, explosive
+from cuda_perceptrons import (
+    TILE_MUTANTS, TILE_PROGRAMS, tile_dot_products, tile_single_precision, tile_witness, tiles_do_not_depend)
+from cuda_resident import RESIDENT_MUTANTS, RESIDENT_PROGRAMS, resident_witness
 from refnode import Batch, gradient_batch, losses, solve_batch
 from refnode.cuda_device import Kernel
 from refnode.problems.catalogue import CATALOGUE
@@ -85,6 +88,7 @@ PROGRAMS = {
        for name, method in (("predators", "mccallum_foster(rk4)"), ("oscillators", "reversible_heun"), ("networks", "alf"),
                             ("with_cost", "mccallum_foster(bosh3)"), ("kepler", "leapfrog"))},
     **{f"catalogue {name}": (KEPT | {"pull_lanes"}, catalogue_gradient(name)) for name in CATALOGUE},
+    **RESIDENT_PROGRAMS, **TILE_PROGRAMS,
 }
 
 
@@ -201,7 +205,7 @@ def other_order():
 
 
 ITSELF = {program.__name__: program for program in (run_again, small_waves, short_launches, failing_lanes, a_terminal_loss,
-                                                late_times, other_order)}
+                                                late_times, other_order, tiles_do_not_depend)}
 
 
 def dot_products():
@@ -224,7 +228,7 @@ def dot_products():
         out = [sweep.ys_bar * ys_tan, sweep.y1_bars * y1_tans]
         back = [sweep.y_bars * y0_tans, theta_bar * theta_tan]
         errors.append(abs(sum(map(np.sum, out)) - sum(map(np.sum, back))) / sum(np.sum(np.abs(part)) for part in out + back))
-    return np.array(errors)
+    return np.concatenate([errors, tile_dot_products()])
 
 
 def single_precision():
@@ -235,7 +239,7 @@ def single_precision():
                     lambda dtype: on_device(batch, dtype=dtype, n_steps=16),
                     lambda dtype: on_device(batch, dtype=dtype, n_steps=16, sensitivity="discrete_forward")):
         pairs.append(max(differences(program("float32"), program("float64")).values()))
-    return np.array(pairs)
+    return np.concatenate([pairs, tile_single_precision()])
 
 
 # --- kernels that are wrong on purpose ------------------------------------------------------------
@@ -272,6 +276,7 @@ MUTANTS = [              # kernel, a piece of its source, what stands there inst
     ("pull_lanes_reversibly", "grids[:grid_sizes[step], step]", "grids[:, 0]"),
     ("pull_lanes_reversibly", "ys_bar[:seen[i], :, i]", "ys_bar[:seen[i], :, 0]"),
     ("time_lanes", "thetas[:, own]", "thetas[:, 0]"),
+    *RESIDENT_MUTANTS, *TILE_MUTANTS,
 ]
 
 
@@ -301,6 +306,10 @@ def witness(name):
     """What a wrong kernel of that name is to change: three steps a launch, own theta, ragged observations."""
     from refnode.sensitivity import batch_gradient_cuda
     from refnode.solve import batch_cuda
+    if name in {kernel for kernel, *_ in RESIDENT_MUTANTS}:
+        return resident_witness()
+    if name.endswith("_tiles"):
+        return tile_witness(name)
     batch, options = BATCHES["predators"].take([2, 1, 5]).replace(loss=at_both()), {"device": "cuda", "rtol": 1e-3}
     with (replaced(batch_cuda, "STEPS_OF_A_LAUNCH", 3), replaced(batch_gradient_cuda, "STEPS_OF_A_LAUNCH", 3),
           replaced(Kernel, "launch", at_most(60, Kernel.launch))):

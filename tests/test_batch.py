@@ -17,7 +17,7 @@ from refnode import Batch, gradient, gradient_batch, jvp, losses, solve, solve_b
 from refnode.errors import IntegrationError, InvalidInputError, InvalidTypeError
 from refnode.host_device import python_form
 from refnode.sensitivity import batch_gradient
-from refnode.solve import batch as batch_module
+from refnode.solve import samples as samples_module
 from refnode.solve import run
 
 pytestmark = pytest.mark.filterwarnings("ignore::refnode.errors.GradientWarning")      # of backsolve's drift
@@ -65,12 +65,12 @@ def test_storage_does_not_matter(name, storage, monkeypatch):
     batch = BATCHES[name]
     expected = gradient_batch(batch)
     if storage == "small pool":
-        monkeypatch.setattr(batch_module, "POOL_BYTES", 1)
+        monkeypatch.setattr(samples_module, "POOL_BYTES", 1)
     elif storage == "slices of one step":
         monkeypatch.setattr(run, "next_slice", lambda steps, elapsed: 1)
         batch.flow_field.pace.clear()
     else:
-        monkeypatch.setattr(batch_module, "TAPE_BUDGET", 0)
+        monkeypatch.setattr(samples_module, "TAPE_BUDGET", 0)
     found = gradient_batch(batch)
     assert_same_samples(found, expected, range(len(batch)))
     np.testing.assert_array_equal(found.theta, expected.theta)
@@ -81,9 +81,9 @@ def test_pool_is_emptied_many_times(monkeypatch):
     """Thirty samples through a pool for eight steps, some of which need more: it grows, once and for all."""
     batch = Batch(LV, RNG.uniform(0.5, 2.0, (30, 2)), [1.5, 1.0, 3.0, 1.0], (0.0, 1.0), loss=losses.sum_of_squares())
     expected = gradient_batch(batch)
-    monkeypatch.setattr(batch_module, "POOL_BYTES", 1)
-    calls, forward = [], batch_module.Samples.run_forward
-    monkeypatch.setattr(batch_module.Samples, "run_forward", lambda self, start, end: calls.append(start) or forward(self, start, end))
+    monkeypatch.setattr(samples_module, "POOL_BYTES", 1)
+    calls, forward = [], samples_module.Samples.run_forward
+    monkeypatch.setattr(samples_module.Samples, "run_forward", lambda self, start, end: calls.append(start) or forward(self, start, end))
     found = gradient_batch(batch)
     assert len(calls) > 5 and calls == sorted(set(calls))
     assert_same_samples(found, expected, range(30))
@@ -291,12 +291,12 @@ MUTANTS = [    # (body, line, what stands there instead)
     (batch_gradient.pull_each, "own, seen = min(i, thetas.shape[0] - 1)", "own, seen = 0"),
     (batch_gradient.pull_each, "row, before = first[i], walk[STEP]", "row, before = 0, walk[STEP]"),
     (batch_gradient.pull_each, "y[row], thetas[own],", "y[first[i]], thetas[own],"),    # slope at t1 from y0
-    (batch_module.integrate_each, "copy_into(y0s[i], y[row])", "copy_into(y0s[0], y[row])"),
-    (batch_module.integrate_each, "copy_into(y0s[i], y[row])", "pass"),
-    (batch_module.integrate_each, "thetas[min(i, thetas.shape[0] - 1)]", "thetas[0]"),
-    (batch_module.integrate_each, "first[i + 1] = row + 1", "first[i + 1] = row"),      # samples share a row
-    (batch_module.integrate_each, "if counts[i, EVALUATIONS] == 0", "if True"),         # restarts its state
-    (batch_module.integrate_each, "copy_into(y[row], y1s[i])", "copy_into(y[row - 1], y1s[i])"),
+    (samples_module.integrate_each, "copy_into(y0s[i], y[row])", "copy_into(y0s[0], y[row])"),
+    (samples_module.integrate_each, "copy_into(y0s[i], y[row])", "pass"),
+    (samples_module.integrate_each, "thetas[min(i, thetas.shape[0] - 1)]", "thetas[0]"),
+    (samples_module.integrate_each, "first[i + 1] = row + 1", "first[i + 1] = row"),      # samples share a row
+    (samples_module.integrate_each, "if counts[i, EVALUATIONS] == 0", "if True"),         # restarts its state
+    (samples_module.integrate_each, "copy_into(y[row], y1s[i])", "copy_into(y[row - 1], y1s[i])"),
 ]
 
 
@@ -307,11 +307,11 @@ def mutant_of(body, line, instead):
     assert source.count(line) == 1
     tree = ast.parse(source.replace(line, instead))
     tree.body[0].decorator_list = []
-    namespace = {**twin.__globals__, "copy_into": batch_module.copy_into}
+    namespace = {**twin.__globals__, "copy_into": samples_module.copy_into}
     exec(compile(tree, "<mutant>", "exec"), namespace)
     changed = namespace[twin.__name__]
-    if body is batch_module.integrate_each:
-        return lambda f, arguments: changed(batch_module.Plain(f), *arguments)
+    if body is samples_module.integrate_each:
+        return lambda f, arguments: changed(samples_module.Plain(f), *arguments)
     return lambda f, f_vjp, arguments: changed(f, f_vjp, *arguments)
 
 
@@ -352,8 +352,8 @@ def test_the_unchanged_program_passes():
 @pytest.mark.parametrize("body, line, instead", MUTANTS, ids=[f"{m[0].__name__}-{i}" for i, m in enumerate(MUTANTS)])
 def test_a_wrong_program_is_caught(body, line, instead, monkeypatch):
     mutant = mutant_of(body, line, instead)
-    if body is batch_module.integrate_each:
-        monkeypatch.setattr(batch_module, "integrate_samples", mutant)
+    if body is samples_module.integrate_each:
+        monkeypatch.setattr(samples_module, "integrate_samples", mutant)
     else:
         monkeypatch.setattr(batch_gradient, "discrete_adjoint_samples", mutant)
     monkeypatch.setattr(run, "next_slice", lambda steps, elapsed: 1)

@@ -11,7 +11,7 @@ from batches import BATCHES, LV, RNG, assert_same_samples, every_batch, explosiv
 from gradients import python_field
 from refnode import Batch, VectorField, gradient_batch, losses, solve_batch
 from refnode.errors import IntegrationError, InvalidInputError
-from refnode.solve import batch as batch_module
+from refnode.solve import samples as samples_module
 from refnode.solve import run, threads
 from refnode.solve.integrate import NON_FINITE, RUNNING, STEPS
 from refnode.solve.options import SolveOptions
@@ -68,12 +68,12 @@ def test_storage_of_each_thread_does_not_matter(name, storage, monkeypatch):
     batch = BATCHES[name]
     expected = gradient_batch(batch)
     if storage == "small pool":
-        monkeypatch.setattr(batch_module, "POOL_BYTES", 1)
+        monkeypatch.setattr(samples_module, "POOL_BYTES", 1)
     elif storage == "slices of one step":
         monkeypatch.setattr(run, "next_slice", lambda steps, elapsed: 1)
         batch.flow_field.pace.clear()
     else:
-        monkeypatch.setattr(batch_module, "TAPE_BUDGET", 0)
+        monkeypatch.setattr(samples_module, "TAPE_BUDGET", 0)
     assert_same(gradient_batch(batch, threads=3), expected)
     batch.flow_field.pace.clear()
 
@@ -125,13 +125,13 @@ def test_threads_compile_once(monkeypatch):
 @needs_compiler
 def test_two_parts_are_under_way_at_once(monkeypatch):
     """Each of the first two waits for the other."""
-    forward, meeting, first_two = batch_module.Samples.run_forward, threading.Barrier(2), [True, True]
+    forward, meeting, first_two = samples_module.Samples.run_forward, threading.Barrier(2), [True, True]
 
     def run_forward(self, start, end):
         if first_two and first_two.pop():
             meeting.wait(60.0)
         return forward(self, start, end)
-    monkeypatch.setattr(batch_module.Samples, "run_forward", run_forward)
+    monkeypatch.setattr(samples_module.Samples, "run_forward", run_forward)
     gradient_batch(shared_theta(7), threads=2)
     assert not meeting.broken and not first_two
 
@@ -145,8 +145,8 @@ def still(t, y, theta, dy):
 def test_compiled_code_lets_go_of_the_interpreter():
     """One call of millions of steps, and a parameter that another thread spoils once it sees the first of them."""
     batch = Batch(VectorField(still), [[1.0]], [0.0], (0.0, 5.0), [])
-    samples = batch_module.Samples(batch, batch.field, batch.y0, SolveOptions.of(max_step=1e-6, max_steps=10**8), keep=False)
-    entry, _ = run.entry_point(batch_module.integrate_samples, batch.field, False, "f")
+    samples = samples_module.Samples(batch, batch.field, batch.y0, SolveOptions.of(max_step=1e-6, max_steps=10**8), keep=False)
+    entry, _ = run.entry_point(samples_module.integrate_samples, batch.field, False, "f")
     entry.prepare()
     batch.field.pace[entry] = 10**9
     thread = threading.Thread(target=samples.run_forward, args=(0, 1))
@@ -188,9 +188,9 @@ def test_losses_are_evaluated_one_at_a_time():
 @needs_compiler
 def test_ctrl_c_stops_all_threads(monkeypatch):
     """No sample comes to its end, no thread goes on, and the next gradient has the same bits."""
-    short, made, make = shared_theta(4), [], batch_module.Samples.make_workspace
+    short, made, make = shared_theta(4), [], samples_module.Samples.make_workspace
     expected, before = gradient_batch(short, threads=2), set(threading.enumerate())
-    monkeypatch.setattr(batch_module.Samples, "make_workspace", lambda self: made.append(self) or make(self))
+    monkeypatch.setattr(samples_module.Samples, "make_workspace", lambda self: made.append(self) or make(self))
 
     def ctrl_c(number, frame):
         raise KeyboardInterrupt

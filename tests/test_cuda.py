@@ -22,6 +22,7 @@ from refnode import (
     solve_batch)
 from refnode.cli import main
 from refnode.host_device import python_form
+from refnode.layers.activations import activation_kernel
 from refnode.solve.step_size import error_norm
 from refnode.steppers.explicit_rk import explicit_rk_step, length_cotangent, stage_state_vjp
 from refnode.steppers.system import Plain
@@ -149,6 +150,17 @@ def test_device_form_in_single_precision(device_form):
     sums = device_form(length_cotangent, "float32")
     sums(*(np.zeros(shape, np.float32) if shape else 1 for shape in (3, None, (4, 2), 2)))
     assert sums.nopython_signatures[0].return_type == float32          # no constant made it double
+
+
+@pytest.mark.parametrize("code", range(3))
+def test_activations_in_single_precision(device_form, code):
+    """The bodies for doubles count bits; a device has others. A few roundings."""
+    z = np.linspace(-12.0, 12.0, 97, dtype=np.float32)
+    found, expected = (z.copy(), np.zeros(97, np.float32)), (z.astype(np.float64), np.zeros(97))
+    device_form(activation_kernel, "float32")(code, *found)
+    activation_kernel(code, *expected)
+    for mine, right in zip(found, expected):
+        np.testing.assert_allclose(mine, right, rtol=4 * EPS32, atol=EPS32)
 
 
 @njit

@@ -24,7 +24,7 @@ def test_what_is_missing_is_said():
 
 @pytest.mark.slow
 def test_every_kernel_compiles():
-    """For Lorenz, in double precision, for the oldest architecture; the script has all."""
+    """For Lorenz and a perceptron, in double precision, for the oldest architecture; the script has all."""
     from cuda_battery import every_kernel
     compile_ptx = script()
     why = compile_ptx.missing()

@@ -22,6 +22,7 @@ ALLOWED = {
     "beforehand": {"disk_cache"},
     "drivers": {"beforehand"},
     "cuda_device": {"errors"},
+    "cuda_arrays": {"errors", "cuda_device"},
     "linalg": {"host_device"},
     "atomic_file": set(),
     "gradcheck": {"errors", "atomic_file"},             # knows only callables and arrays
@@ -36,10 +37,10 @@ ALLOWED = {
     "when_asked_for": set(),
     "fields": FOUNDATIONS | {"checks", "layers", "when_asked_for"},
     "steppers": FOUNDATIONS,                            # never fields: a stepper is handed f, f_jvp, f_vjp
-    "solve": FOUNDATIONS | {"checks", "steppers", "fields.field", "cuda_device"},
+    "solve": FOUNDATIONS | {"checks", "steppers", "fields.field", "layers.activations", "cuda_device", "cuda_arrays"},
     "field_check": {"errors", "checks", "gradcheck"},
-    "sensitivity": FOUNDATIONS | {"checks", "steppers", "solve", "fields.field", "field_check", "cuda_device"},
-    "problems": {"errors", "checks", "host_device", "fields", "losses", "interchange"},
+    "sensitivity": FOUNDATIONS | {"checks", "steppers", "solve", "fields.field", "field_check", "cuda_device", "cuda_arrays"},
+    "problems": {"errors", "checks", "cuda_arrays", "host_device", "fields", "losses", "interchange"},
     "models": FOUNDATIONS | {"checks", "layers", "fields", "solve", "sensitivity", "problems", "losses",
                              "optimisers", "schedules", "quasi_newton", "beforehand", "atomic_file", "gradcheck",
                              "interchange.npz_members", "likelihoods"},

@@ -8,6 +8,8 @@ which tangents and cotangents pass to and fro. So `mlp_vjp` does no forward work
 Behind all this stands the scratch of `mlp_hvp`, which only the tape of second derivatives has room for: two
 more buffers, and a mirror of inputs, activations and slopes that holds their tangents.
 """
+from typing import NamedTuple
+
 import numpy as np
 
 from refnode.errors import InvalidInputError
@@ -19,6 +21,7 @@ from refnode.layers.activations import (
 from refnode.layers.dense import (
     dense, dense_hvp_kernel, dense_jvp_kernel, dense_kernel, dense_vjp_kernel, matmul_add)
 from refnode.layers.parameters import mlp_layout
+from refnode.layers import single_activations                  # which activations have in single precision
 
 # The header of the tape: these entries, then one row for each layer.
 LAYERS, BATCH, ACTIVATION, BUFFERS_AT, BUFFER_SIZE, HEAD = 0, 1, 2, 3, 4, 5
@@ -62,10 +65,21 @@ def mlp_field(widths, activation="tanh", batch=1, time_input=False):
         raise InvalidInputError(f"batch must be a positive integer, found {batch!r}")
     header, tape_size, hvp_tape_size = tape_plan(layout, activation, int(batch))
     name = "_".join(["mlp", *map(str, widths), activation] + ["time"] * bool(time_input))
-    return VectorField(
+    field = VectorField(
         mlp, jvp=mlp_jvp, vjp=mlp_vjp, hvp=mlp_hvp, name=name, n=int(batch) * widths[0], p=layout.size,
         tape_size=tape_size, tape_header=header, hvp_tape_size=hvp_tape_size,
         numpy_form=mlp_numpy(layout, activation, time_input))
+    if batch == 1:
+        inputs = (widths[0] + bool(time_input),)
+        field.perceptron = Perceptron(inputs + widths[1:], ACTIVATIONS[activation].code)
+    return field
+
+
+class Perceptron(NamedTuple):
+    """What launchers for perceptrons need to know of a field: widths, that of the input with the time, and σ's code."""
+
+    widths: tuple
+    code: int
 
 
 def tape_plan(layout, activation, batch):

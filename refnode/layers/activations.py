@@ -269,7 +269,7 @@ def expm1_taylor(r):
 @inlined
 def fast_tanh(x):
     """tanh x = -e / (2 + e), e = exp(-2|x|) - 1, with the sign of x."""
-    a = abs(x)
+    a = abs(float(x))
     a = TANH_IS_ONE if a > TANH_IS_ONE else a       # a NaN passes
     shifted = (-2.0 * LOG2_E) * a + ROUND
     k = shifted - ROUND
@@ -361,7 +361,7 @@ def cosine_taylor(r, r_low):
 @inlined
 def fast_sine_cosine(x):
     """(sin x, cos x) for |x| <= SINE_LIMIT."""
-    n, r, r_low = quarter_turns(x)
+    n, r, r_low = quarter_turns(float(x))
     s, c = sine_taylor(r, r_low), cosine_taylor(r, r_low)
     odd = (n & np.int64(1)) != np.int64(0)
     sine_value, cosine_value = (c, s) if odd else (s, c)
@@ -373,7 +373,7 @@ def fast_sine_cosine(x):
 @inlined
 def fast_softplus_sigmoid(x):
     """(log(1 + exp x), 1 / (1 + exp(-x))), both from u = exp(-|x|)."""
-    u = fast_exp_negative(-abs(x))
+    u = fast_exp_negative(-abs(float(x)))
     positive = x > 0.0
     value = fast_log1p(u) + (x if positive else 0.0)
     return value, (1.0 if positive else u) / (1.0 + u)

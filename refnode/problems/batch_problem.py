@@ -4,6 +4,7 @@ import functools
 import numpy as np
 
 from refnode.checks import observation_times, real_vector, time_span
+from refnode.cuda_arrays import taken
 from refnode.errors import InvalidInputError, InvalidTypeError
 from refnode.fields.augmented import with_running_cost
 from refnode.fields.field import VectorField
@@ -20,7 +21,7 @@ class Batch:
     field : VectorField or callable
         dy/dt = f(t, y, theta), of one sample.
     y0 : array_like, shape (B, n)
-        One initial state a row.
+        One initial state a row. It and theta may be arrays on a GPU, which stay there; see ``docs/cuda.md``.
     theta : array_like, shape (p,) or (B, p)
         Parameters of all samples, or of each.
     t_span : (float, float) or array_like, shape (B, 2)
@@ -104,6 +105,18 @@ class Batch:
         """Whether every sample has parameters of its own."""
         return self.theta.ndim == 2
 
+    @property
+    def on_device(self):
+        """Whether y0 or theta lies on a GPU, so that results stay there."""
+        return any(getattr(array, "on_device", False) for array in (self.y0, self.theta))
+
+    @functools.cached_property
+    def first(self):
+        """Sample 0 as a `Problem` on the host, for checks of the field's functions."""
+        first = lambda array, many: (array.first_on_host() if getattr(array, "on_device", False)
+                                     else array[0] if many else array)
+        return Problem(self.field, first(self.y0, True), first(self.theta, self.own_theta), tuple(self.spans[0]))
+
     @functools.cached_property
     def same_count(self):
         """Whether all samples have as many observations as the first."""
@@ -174,7 +187,14 @@ class StackedLoss(Loss):
 # --- checks, made once ----------------------------------------------------------------------------
 
 def _rows(name, value, batch=None):
-    """``value`` as float64, (p,) or (B, p), finite; the message names the sample."""
+    """``value`` as float64, (p,) or (B, p), finite; the message names the sample. What lies on a GPU stays there."""
+    value = taken(name, value)
+    if getattr(value, "on_device", False):
+        if value.ndim > 2:
+            raise InvalidInputError(f"{name} must have one row a sample, found shape {value.shape}")
+        if batch is not None and value.ndim == 2 and len(value) != batch:
+            raise InvalidInputError(f"{name} must have one row for each of the {batch} samples of y0, found shape {value.shape}")
+        return value
     try:
         array = np.asarray(value)
     except ValueError as error:

@@ -4,6 +4,7 @@ import functools
 import numpy as np
 
 from refnode.checks import observation_times, real_vector, time_span
+from refnode.cuda_arrays import taken
 from refnode.errors import InvalidInputError, InvalidTypeError
 from refnode.fields.augmented import with_running_cost
 from refnode.fields.field import VectorField
@@ -18,7 +19,7 @@ class Problem:
     field : VectorField or callable
         dy/dt = f(t, y, theta); a callable is wrapped in a `VectorField`.
     y0 : array_like, shape (n,)
-        State at t0. Any real dtype; copied to float64.
+        State at t0. Any real dtype; copied to float64. Or an array on a GPU, which stays there; see ``docs/cuda.md``.
     theta : array_like, shape (p,)
         Parameters; may be empty.
     t_span : (float, float)
@@ -38,8 +39,8 @@ class Problem:
 
     def __init__(self, field, y0, theta=(), t_span=(0.0, 1.0), ts=None, loss=None, name=None):
         self.field = field if isinstance(field, VectorField) else VectorField(field)
-        self.y0 = real_vector("y0", y0)
-        self.theta = real_vector("theta", theta)
+        self.y0 = _vector("y0", y0)
+        self.theta = _vector("theta", theta)
         self.t0, self.t1 = time_span(t_span)
         self.ts_is_t1 = ts is None
         self.ts = np.array([self.t1]) if ts is None else observation_times(ts, self.t0, self.t1)
@@ -80,3 +81,13 @@ class Problem:
     def flow_y0(self):
         """The initial value of `flow_field`."""
         return self.y0 if self.flow_field is self.field else np.append(self.y0, 0.0)
+
+
+def _vector(name, value):
+    """``value`` as a vector on the host, or as one that stays on the GPU."""
+    value = taken(name, value)
+    if not getattr(value, "on_device", False):
+        return real_vector(name, value)
+    if value.ndim != 1:
+        raise InvalidInputError(f"{name} must be one-dimensional, found shape {value.shape}")
+    return value

@@ -7,6 +7,7 @@ import threading
 import numpy as np
 from numba import types
 
+from refnode.checks import require_place
 from refnode.cuda_device import device_and_real
 from refnode.errors import IntegrationError, InvalidInputError
 from refnode.host_device import (
@@ -17,11 +18,10 @@ from refnode.sensitivity.discrete_adjoint import OBSERVATION, OFFSET, SLICE, STE
 from refnode.sensitivity.forward_solve import check_first_call
 from refnode.sensitivity.gradient import checked_call, gradient
 from refnode.sensitivity.jumps import time_cotangents_kernel
-from refnode.solve.batch import (
-    BEGUN, BUDGET, END, FROM, INTEGER_MATRIX, SAMPLE, Samples, joint_options, require_control, rows_at_a_time,
-    split_solution)
+from refnode.solve.batch import joint_options, require_control, split_solution
 from refnode.solve.integrate import EVALUATIONS, FINISHED, KEEP_TAPE, REJECTED, RUNNING, STEP_TOO_SMALL, STEPS
 from refnode.solve.run import entry_point, run_slices, where
+from refnode.solve.samples import BEGUN, BUDGET, END, FROM, INTEGER_MATRIX, SAMPLE, Samples, rows_at_a_time
 from refnode.solve.threads import thread_count
 
 KEPT = OFFSET + 1            # walk: the position within one sample (STEP ... OFFSET), and whether the pool has tapes
@@ -248,7 +248,8 @@ class BatchGradient:
     @property
     def total(self):
         """The loss of the batch: the sum over the samples that finished, in their order."""
-        return float(sum(self.loss[self.status == FINISHED], start=0.0))
+        loss = self.loss.copy_to_host() if hasattr(self.loss, "copy_to_host") else self.loss
+        return float(sum(loss[self.status == FINISHED], start=0.0))
 
 
 def gradient_batch(batch, sensitivity="discrete", step_control="per_sample", on_failure="raise", device="cpu",
@@ -296,7 +297,8 @@ def gradient_batch(batch, sensitivity="discrete", step_control="per_sample", on_
         raise InvalidInputError(f"on_failure must be 'raise' or 'skip', found {on_failure!r}")
     if batch.losses[0] is None:
         raise InvalidInputError("gradient_batch needs a batch with a loss; give Batch(..., loss=...)")
-    check_first_call(batch[0])                                  # the field of a stack is the package's own
+    require_place(batch, device, real)
+    check_first_call(batch.first)                               # the field of a stack is the package's own
     if step_control == "joint":
         return _joint_gradient(batch, sensitivity, options)
     recipe, own, solve_options = checked_call(batch, sensitivity, dict(options))

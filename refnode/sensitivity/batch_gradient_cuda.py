@@ -19,6 +19,7 @@ from refnode.sensitivity.recipes import RECIPES
 from refnode.sensitivity.reversible_cuda import ReversibleSamples, pull_reversible_wave
 from refnode.solve.batch_cuda import STEPS_OF_A_LAUNCH, DeviceSamples
 from refnode.solve.integrate import FINISHED, RUNNING, STEPS
+from refnode.solve.perceptron_cuda import tiles_serve
 
 cuda = cuda_module()           # of this name the simulator puts its own in a kernel's place
 
@@ -185,12 +186,15 @@ class DeviceSweep(BatchSweep):
         slopes = device_array((wave.most + 2, samples.n, wave.lanes), samples.real)
         times_bar = device_array((wave.most + 2, wave.lanes), np.float64)
         self.run(time_lanes, wave, (
-            to_device(samples.batch.spans[own].T), to_device(samples.y0s[own].T, samples.real), wave.y1s, wave.tape,
-            wave.thetas, wave.ts, wave.seen_there, wave.ys, ys_bar, y_bars, to_device(self.y1_bars[own].T, samples.real),
-            slopes, times_bar))
+            to_device(samples.batch.spans[own].T), samples.lanes_of(samples.y0s, own), wave.y1s, wave.tape,
+            wave.thetas, wave.ts, wave.seen_there, wave.ys, ys_bar, y_bars, self.y1_lanes(own), slopes, times_bar))
         first = samples.batch.ts_first
         rows = slice(first[wave.start] + 2 * wave.start, first[wave.stop] + 2 * wave.stop)
         self.times_bar[rows] = wave.in_a_row(times_bar.copy_to_host(), 2)
+
+    def y1_lanes(self, own):
+        """Cotangents of the last states, (n, lanes)."""
+        return to_device(self.y1_bars[own].T, self.samples.real)
 
     def contract_wave(self, wave):
         """The same cotangents by tangents in every direction, contracted with the seeds. Implements nothing new: (VAR-2)."""
@@ -231,6 +235,12 @@ def gradient_on_device(batch, sensitivity, recipe, own, options, on_failure, rea
         If the recipe does not run there; lists those that do.
     """
     samples_of, sweep_wave = sweep_on_device(sensitivity, recipe, own, options)
+    if batch.on_device:
+        from refnode.sensitivity.resident_gradient_cuda import resident_gradient
+        return resident_gradient(batch, sensitivity, recipe, own, options, on_failure, real)
+    if recipe.reversal == "stored" and tiles_serve(batch, batch.flow_field, batch.flow_y0, options, True, real):
+        from refnode.sensitivity.perceptron_gradient_cuda import tile_gradient
+        return tile_gradient(batch, sensitivity, recipe, options, on_failure, real)
     samples = samples_of(batch, batch.flow_field, batch.flow_y0, options, real=real, **own)
     sweep = DeviceSweep(samples)
     for wave in samples.waves():

@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 
-from refnode.checks import require_problem
+from refnode.checks import require_on_host, require_problem
 from refnode.cuda_device import device_and_real
 from refnode.errors import GradientWarning, InvalidInputError, MissingDerivativeError
 from refnode.sensitivity.checkpointing import pull_checkpointed
@@ -75,7 +75,7 @@ def gradient(problem, sensitivity=None, *, truth=None, **options):
     GradientMismatch
         If ``check_derivatives`` finds a wrong derivative of the field; the message names its entry.
     """
-    require_problem(problem)
+    require_problem(problem, options.get("device", "cpu"))
     require_loss(problem)
     sensitivity = recipe_chosen(sensitivity, truth)
     check_if_asked(problem, options)
@@ -84,6 +84,7 @@ def gradient(problem, sensitivity=None, *, truth=None, **options):
         if device == "cuda":
             from refnode.sensitivity.batch_gradient_cuda import gradient_of_one
             return gradient_of_one(problem, sensitivity, real, options)
+        require_on_host(problem)
     loss = LossSeeds(problem)
     cotangents, forward = _pull(problem, sensitivity, options, loss)
     loss.warn_if_unread(3)

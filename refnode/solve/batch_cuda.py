@@ -12,7 +12,7 @@ from refnode.cuda_device import (
     Kernel, Sizes, cuda_module, device_array, is_simulated, to_device)
 from refnode.errors import InvalidInputError
 from refnode.linalg import copy_into
-from refnode.solve.batch import Samples
+from refnode.solve.samples import Samples
 from refnode.solve.integrate import (
     EVALUATIONS, FULL, KEEP, KEEP_TAPE, RUNNING, SEEN, SLICE, STEPS, integrate)
 from refnode.steppers.system import Plain
@@ -118,6 +118,10 @@ class DeviceSamples(Samples):
             return len(self.batch)
         return max(1, wave_bytes() // (self.lane_bytes() + self.row_bytes() * (self.room + 1)))
 
+    def lanes_of(self, rows, own):
+        """Rows ``own`` of an array (B, n) as (n, lanes) on the device."""
+        return to_device(rows[own].T, self.real)
+
     def waves(self):
         """Integrate all lanes, wave by wave; yields each `Wave`, finished, whose steps are then forgotten."""
         start, most = 0, self.first_lanes()
@@ -137,6 +141,10 @@ class DeviceSamples(Samples):
         for _ in self.waves():
             pass
         return len(self.batch)
+
+    def keep_states(self, wave):
+        """States that a wave has reached, to where results are kept."""
+        wave.bring_back_states()
 
     def give_back_tape(self):
         """Nothing to give back: tapes lie on the device."""
@@ -173,14 +181,14 @@ class Wave:
     def __init__(self, samples, start, stop):
         self.samples, self.start, self.stop, self.lanes = samples, start, stop, stop - start
         own = slice(start, stop)
-        one = lambda rows: rows if len(rows) == 1 else rows[own]
+        shared_or_own = lambda rows: slice(0, 1) if len(rows) == 1 else own
         real, f64 = samples.real, np.float64
         self.seen = np.diff(samples.batch.ts_first[start:stop + 1])
         self.most = int(self.seen.max(initial=0))
-        self.thetas = to_device(one(samples.thetas).T, real)
-        self.grids = to_device(one(samples.grids).T, f64)
+        self.thetas = samples.lanes_of(samples.thetas, shared_or_own(samples.thetas))
+        self.grids = to_device(samples.grids[shared_or_own(samples.grids)].T, f64)
         self.clocks, self.counts = to_device(samples.clocks[own].T), to_device(samples.counts[own].T)
-        self.y1s = to_device(samples.y0s[own].T, real)
+        self.y1s = samples.lanes_of(samples.y0s, own)
         self.ts, self.seen_there = to_device(self.place(samples.batch.ts)), to_device(self.seen)
         self.ys = device_array((self.most, samples.n, self.lanes), real)
         self.ys_step = device_array((self.most, self.lanes), np.int64)
@@ -246,6 +254,11 @@ class Wave:
         samples, own = self.samples, slice(self.start, self.stop)
         samples.status[own] = self.ended
         samples.clocks[own], samples.counts[own] = self.clocks.copy_to_host().T, self.counts.copy_to_host().T
+        samples.keep_states(self)
+
+    def bring_back_states(self):
+        """States at the ends and at the observations to the host's arrays."""
+        samples, own = self.samples, slice(self.start, self.stop)
         samples.y1s[own] = self.y1s.copy_to_host().T
         if self.most:
             first = samples.batch.ts_first

@@ -3,7 +3,7 @@ import functools
 
 import numpy as np
 
-from refnode.checks import require_problem
+from refnode.checks import require_on_host, require_problem
 from refnode.cuda_device import device_and_real
 from refnode.errors import InvalidInputError
 from refnode.solve.options import SolveOptions, tolerance_vectors
@@ -32,10 +32,11 @@ def solve(problem, *, dense_output=False, device="cpu", dtype="float64", **optio
         With ``t`` = the problem's observation times and ``y`` (n, K). A failed integration returns
         ``success=False`` with a status, a message and what was computed until then.
     """
-    require_problem(problem)
+    require_problem(problem, device)
     if device != "cpu" or dtype != "float64":
         if device_and_real(device, dtype)[0] == "cuda":
             return _solve_on_device(problem, dense_output, dtype, options)
+        require_on_host(problem)
     options = SolveOptions.of(**options)
     trajectory, status = solve_forward(problem.field, problem.y0, problem, options,
                                        keep=dense_output, dense=dense_output)

@@ -97,26 +97,45 @@ STAND_INS = {
     "to_device": lambda array, dtype=None: np.array(array, dtype=dtype, order="C").view(_HostArray),
     "device_array": lambda shape, dtype: np.zeros(shape, dtype).view(_HostArray),
     "wave_bytes": lambda: 2**20,
+    "array_at": lambda interface, owner: owner.array.reshape(interface["shape"]).view(_HostArray),
+    "result_array": lambda shape, dtype: np.zeros(shape, dtype).view(_HostArray),
+    "zero_result": lambda shape, dtype: np.zeros(shape, dtype).view(_HostArray),
 }
+
+
+class _Lying:
+    """A foreign array on the stand-in for the device."""
+
+    def __init__(self, array):
+        self.array = array
+
+    @property
+    def __cuda_array_interface__(self):
+        return {**self.array.__array_interface__, "version": 3}
 
 
 def cases(quick=False, only="*"):
     """[(kernel, field, sizes, source, types, architectures)].
 
-    Every kernel for Lorenz and all architectures; also in single precision, by DOP853, for a field with a tape and for
+    Every kernel for Lorenz, or for perceptrons, and all architectures; also in single precision, by DOP853, for a field with a tape and for
     one of closures; and every other classical field in the kernels that call all of its functions.
     """
-    import refnode.sensitivity.batch_gradient_cuda                       # so that its names are replaced too
+    import refnode.sensitivity.batch_gradient_cuda                       # so that their names are replaced too
+    import refnode.sensitivity.perceptron_gradient_cuda
+    import refnode.sensitivity.resident_gradient_cuda
     found = []
 
-    def add(batch, method, dtype, architectures, kernels=None):
+    def add(batch, method, dtype, architectures, kernels=None, run=run_all):
         with Record() as record:
-            run_all(batch, method, dtype)
+            run(batch, method, dtype)
         found.extend((*key, *value, architectures) for key, value in record.found.items()
                      if (kernels is None or key[0] in kernels) and fnmatch.fnmatchcase(key[0], only))
     one, lorenz = ARCHITECTURES[1:2], batch_of(CATALOGUE["lorenz"]())
     add(lorenz, "dopri5", "float64", ARCHITECTURES)
     add(lorenz, "dopri5", "float32", one)
+    for widths in ((2, 8, 2),) if quick else ((2, 64, 64, 2), (16, 128, 128, 16)):
+        add(perceptron(widths), "dopri5", "float64", ARCHITECTURES, TILES, run_tiles)
+        add(perceptron(widths), "dopri5", "float32", one, TILES, run_tiles)
     if not quick:
         add(lorenz, "dop853", "float64", one)
         for batch in (perceptron(), with_cost()):
@@ -130,10 +149,13 @@ def batch_of(problem, loss=refnode.losses.terminal(np.sum, np.ones_like)):
     return refnode.Batch(problem.field, problem.y0[None], problem.theta, (problem.t0, problem.t1), problem.ts, loss)
 
 
-def perceptron():
+TILES = ("solve_tiles", "pull_tiles", "push_tiles")
+
+
+def perceptron(widths=(2, 8, 2)):
     """A field with a tape."""
-    field = refnode.fields.mlp_field((2, 8, 2), "tanh")
-    return batch_of(refnode.Problem(field, np.zeros(2), np.zeros(field.p), ts=[0.5]))
+    field = refnode.fields.mlp_field(widths, "tanh")
+    return batch_of(refnode.Problem(field, np.zeros(widths[0]), np.zeros(field.p), ts=[0.5]))
 
 
 def with_cost():
@@ -173,8 +195,23 @@ def run_all(batch, method, dtype):
     refnode.solve_batch(batch, **options)
     for sensitivity in ("discrete", "discrete_forward", "checkpointed"):
         refnode.gradient_batch(batch, sensitivity, **options)
+    if method == "dopri5" and batch.losses[0].running is None:
+        arrays = {"y0": _Lying(batch.y0.astype(dtype)), "theta": _Lying(batch.theta.astype(dtype))}
+        refnode.gradient_batch(batch.replace(**arrays, loss=refnode.losses.sum_of_squares()), **options)
     if method == "dopri5":
         refnode.gradient_batch(batch, "reversible", **{**options, "method": "mccallum_foster(rk4)"}, n_steps=4)
+
+
+def run_tiles(batch, method, dtype):
+    """The kernels that take a tile of samples a block; tangents in one direction."""
+    from refnode.sensitivity.perceptron_gradient_cuda import TileSweep
+    from refnode.solve.options import SolveOptions
+    from refnode.solve.perceptron_cuda import TileSamples
+    samples = TileSamples(batch, batch.field, batch.y0, SolveOptions.of(method=method, n_steps=2), keep=True, real=dtype)
+    samples.run_forward()
+    sweep = TileSweep(samples)
+    sweep.push(batch.y0, batch.theta)
+    sweep.pull_all()
 
 
 # --- what ptxas says ------------------------------------------------------------------------------

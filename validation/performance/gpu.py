@@ -1,9 +1,10 @@
-"""Gradients on a GPU beside jitted diffrax and torchdiffeq on the same GPU: G1 ensembles, G3 small batches.
+"""Gradients on a GPU beside jitted diffrax and torchdiffeq on the same GPU: G1 ensembles, G2 perceptrons, G3 small batches.
 
     python validation/performance/gpu.py [--only G1] [--output validation/results/cuda_performance.md]
 
 G1: 1,000,000 trajectories of Lotka-Volterra and of Lorenz with parameters of their own, adaptive, tolerance 1e-6.
-G3: a batch of 256, where the time to launch counts. G2, a perceptron a block, is not built. Contestants take turns in
+G2: perceptrons, 65,536 samples, 16 given steps of dopri5 from 0 to 1 (refnode has no chosen steps for tiles of them yet), beside diffrax with
+the same steps; gradients of y0 are compared. G3: a batch of 256, where the time to launch counts. Contestants take turns in
 one run; every one must first return the gradient that refnode's CPU finds for 64 of the samples. In the simulator
 (``--smoke``) sizes are tiny and times mean nothing: it shows that the script runs.
 """
@@ -34,16 +35,57 @@ def lorenz(count):
                          loss=refnode.losses.sum_of_squares())
 
 
-FIELDS = {"lotka_volterra": lotka_volterra, "lorenz": lorenz}
+def network(*widths):
+    """A function of the number of samples that gives a batch of them, with theta shared."""
+    def batch(count):
+        rng, field = np.random.default_rng(2), refnode.fields.mlp_field(widths, "tanh")
+        return refnode.Batch(field, rng.standard_normal((count, widths[0])), rng.standard_normal(field.p) / np.sqrt(max(widths)),
+                             (0.0, 1.0), loss=refnode.losses.sum_of_squares())
+    return batch
+
+
+CLASSICAL = {"lotka_volterra": lotka_volterra, "lorenz": lorenz}
+FIELDS = {"G1": CLASSICAL, "G3": CLASSICAL,
+          "G2": {"2-64-64-2": network(2, 64, 64, 2), "16-128-128-16": network(16, 128, 128, 16)}}
+SMALL_FIELDS = {**FIELDS, "G2": {"2-3-2": network(2, 3, 2)}}         # for the simulator
+CHOSEN, GIVEN = {"rtol": TOLERANCE, "atol": TOLERANCE}, {"method": "dopri5", "n_steps": 16}
+OPTIONS = {"G1": CHOSEN, "G2": GIVEN, "G3": CHOSEN}
+EXACT = {"rtol": 1e-10, "atol": 1e-10}
 
 
 # --- contestants: batch, dtype -> function that returns (y0_bar, theta_bar) ---------------------------
 
 def of_refnode(batch, dtype):
     def run():
-        found = refnode.gradient_batch(batch, device="cuda", dtype=dtype, rtol=TOLERANCE, atol=TOLERANCE)
+        found = refnode.gradient_batch(batch, device="cuda", dtype=dtype, **OPTIONS["G2" if hasattr(batch.field, "perceptron") else "G1"])
         return found.y0, found.theta
     return run
+
+
+def of_diffrax_network(batch, dtype):
+    """The sum of all losses, differentiated in all initial values and the shared theta."""
+    import diffrax
+    import jax
+    import jax.numpy as jnp
+    jax.config.update("jax_enable_x64", True)
+    widths = batch.field.perceptron.widths
+
+    def rhs(t, y, theta):
+        at = 0
+        for d_in, d_out in zip(widths[:-1], widths[1:]):
+            w, b = theta[at:at + d_in * d_out].reshape(d_out, d_in), theta[at + d_in * d_out:at + (d_in + 1) * d_out]
+            at += (d_in + 1) * d_out
+            y = w @ y + b
+            y = y if at == theta.size else jnp.tanh(y)
+        return y
+
+    def loss(y0, theta):
+        found = diffrax.diffeqsolve(diffrax.ODETerm(rhs), diffrax.Dopri5(), 0.0, 1.0, 1.0 / GIVEN["n_steps"], y0, theta,
+                                    stepsize_controller=diffrax.ConstantStepSize(), max_steps=GIVEN["n_steps"] + 1)
+        return jnp.sum(found.ys[-1] ** 2)
+    grad = jax.jit(jax.grad(lambda y0s, theta: jnp.sum(jax.vmap(loss, (0, None))(y0s, theta)), (0, 1)))
+    arguments = jnp.asarray(batch.y0, dtype), jnp.asarray(batch.theta, dtype)
+    return lambda: tuple(map(np.asarray, jax.block_until_ready(grad(*arguments))))
 
 
 def rhs_of(name, stack):
@@ -90,16 +132,18 @@ def of_torchdiffeq(batch, dtype):
 
 
 CONTESTANTS = {"G1": {"refnode": of_refnode, "diffrax": of_diffrax},
+               "G2": {"refnode": of_refnode, "diffrax": of_diffrax_network},
                "G3": {"refnode": of_refnode, "diffrax": of_diffrax, "torchdiffeq": of_torchdiffeq}}
-TARGETS = {"G1": ("diffrax", 10.0), "G3": ("torchdiffeq", 20.0)}
+TARGETS = {"G1": ("diffrax", 10.0), "G2": ("diffrax", 5.0), "G3": ("torchdiffeq", 20.0)}
 
 
 # --- the measurement ------------------------------------------------------------------------------
 
-def measure(work, name, dtype, count, rounds):
+def measure(work, name, build_batch, dtype, count, rounds):
     """One line of the table for every contestant."""
-    batch = FIELDS[name](count)
-    few = refnode.gradient_batch(batch.take(range(min(CHECKED, count))), rtol=1e-10, atol=1e-10)
+    batch = build_batch(count)
+    few = refnode.gradient_batch(batch.take(range(min(CHECKED, count))), **(GIVEN if work == "G2" else EXACT))
+    compared = (few.y0, few.theta)[:2 if batch.own_theta else 1]
     runs, seconds, errors, notes = {}, {}, {}, {}
     for who, build in CONTESTANTS[work].items():
         try:
@@ -110,7 +154,7 @@ def measure(work, name, dtype, count, rounds):
             notes[who] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
             continue
         errors[who] = max(np.max(np.abs(part[:len(few.y0)] - right)) / np.max(np.abs(right))
-                          for part, right in zip(found, (few.y0, few.theta)))
+                          for part, right in zip(found, compared))
         seconds[who] = []
     for _ in range(rounds):
         for who, run in runs.items():
@@ -135,7 +179,7 @@ def line(work, name, dtype, count, who, seconds, errors, notes):
 HEADING = """# Gradients on a GPU
 
 Made by `python validation/performance/gpu.py --output validation/results/cuda_performance.md`. Seconds of one call that gives the gradient of every
-trajectory to the host, medians of {rounds} turns in one run; the ratio is to refnode. The error is of the first {checked} samples, beside the CPU at tolerance 1e-10.
+trajectory to the host, medians of {rounds} turns in one run; the ratio is to refnode. The error is of the first {checked} samples, beside the CPU at tolerance 1e-10, or for G2 with the same steps.
 Device: {device}. Host: {host}, {date}.{smoke}
 
 | work | field | numbers | trajectories | who | seconds | ratio | error | note |
@@ -151,12 +195,13 @@ def main(arguments=None):
     parser.add_argument("--output", type=pathlib.Path, metavar="FILE")
     options = parser.parse_args(arguments)
     cuda_device.chosen_device("cuda")
-    counts = {"G1": 8 if options.smoke else 1_000_000, "G3": 4 if options.smoke else 256}
+    counts = {"G1": 8 if options.smoke else 1_000_000, "G2": 3 if options.smoke else 65_536, "G3": 4 if options.smoke else 256}
     lines = []
     for work in CONTESTANTS:
-        for name in FIELDS if options.only in (None, work) else ():
+        fields = (SMALL_FIELDS if options.smoke else FIELDS)[work] if options.only in (None, work) else {}
+        for name, build_batch in fields.items():
             for dtype in ("float64", "float32"):
-                lines += measure(work, name, dtype, counts[work], options.rounds)
+                lines += measure(work, name, build_batch, dtype, counts[work], options.rounds)
                 print("\n".join(lines[-len(CONTESTANTS[work]):]), flush=True)
     smoke = " **In the simulator, with tiny sizes: the times mean nothing.**" if options.smoke else ""
     text = HEADING.format(rounds=options.rounds, checked=CHECKED, device=cuda_device.facts(), host=platform.platform(),
