@@ -66,6 +66,7 @@ class VectorField:
     def __init__(self, f, jvp=None, vjp=None, hvp=None, *, name=None, n=None, p=None, tape_size=0,
                  tape_header=(), hvp_tape_size=None, state_names=None, parameter_names=None, numpy_form=None):
         self.user_f = f
+        self.is_shipped = getattr(f, "__module__", "").startswith("refnode.")
         self.f = kernel_form(f, "f")
         self.user_jvp, self.user_vjp, self.user_hvp = jvp, vjp, hvp
         self.jvp = None if jvp is None else kernel_form(jvp, "jvp")
@@ -174,7 +175,7 @@ class VectorField:
             If it returns or writes a wrong shape, returns None, or changes ``y`` or ``theta``.
         """
         sizes = (y.size, theta.size)
-        if sizes in self.checked_sizes or self._is_shipped():
+        if self.is_shipped or sizes in self.checked_sizes:
             return
         check_right_hand_side(self, t, y, theta)
         self.checked_sizes.add(sizes)
@@ -191,7 +192,7 @@ class VectorField:
             its arguments; if a vjp or hvp overwrites its bars.
         """
         sizes = ("second" if second else "derivatives", y.size, theta.size)
-        if sizes in self.checked_sizes or self._is_shipped():
+        if self.is_shipped or sizes in self.checked_sizes:
             return
         check_form(self, ("hvp",) if second else ("jvp", "vjp"), t, y, theta)
         self.checked_sizes.add(sizes)
@@ -200,6 +201,3 @@ class VectorField:
     def returns_arrays(self):
         """Whether f is in the SciPy form, which makes a new array at every call."""
         return argument_count(self.user_f) == RETURNING["f"]
-
-    def _is_shipped(self):
-        return getattr(self.user_f, "__module__", "").startswith("refnode.")

@@ -163,7 +163,7 @@ class StoredSteps:
     """A finished forward solve whose steps a discrete sweep reads back, and the sweep's workspace."""
 
     def __init__(self, forward):
-        self.forward, self.field = forward, forward.field
+        self.forward, self.field, self.n_steps = forward, forward.field, forward.n_steps
         self.recompute = self.field.tape_size > 0 and not forward.limits[KEEP_TAPE]
         self.vectors, self.matrices = forward.storage.sweep
 
@@ -172,7 +172,7 @@ class StoredSteps:
 
     def shared(self, position):
         forward = self.forward
-        room, times = forward.storage, forward.times[:forward.n_steps + 1]
+        room, times = forward.storage, forward.times[:self.n_steps + 1]
         return (*forward.method, times, room.y, room.k, room.k_extra, room.tape, forward.theta, forward.ts,
                 forward.ys_step, position)
 
@@ -195,7 +195,8 @@ def pull_stored(problem, recipe, options, own, seeds_of, grid=None, solve=None):
     forward = solved(problem, options, keep=True, keep_tape=True, grid=grid) if solve is None else solve()
     seeds = seeds_of(forward)
     y0_bar, theta_bar = pull_cotangents(forward, seeds)
-    stats = {**forward_stats(forward), "n_steps_reverse": forward.n_steps, **stored_memory(forward)}
+    stats = forward_stats(forward)
+    stats |= {"n_steps_reverse": stats["n_steps"], **stored_memory(forward)}
     cotangents = cotangents_of(problem, forward, seeds, y0_bar, theta_bar, stats)
     if solve is None:
         forward.give_back()
@@ -216,7 +217,7 @@ def pull_cotangents(forward, seeds):
     """Transposed steps: (y0_bar (n,), theta_bar (p,)) from `Seeds`, for a forward solve with KEEP."""
     steps = StoredSteps(forward)
     y_bar, theta_bar = seeds.y1_bar.copy(), np.zeros(forward.theta.size)
-    position = steps.position(forward.n_steps, forward.ts.size)
+    position = steps.position(steps.n_steps, forward.ts.size)
     (y1_bar, z, z_bar), (k_bar, k_extra_bar) = steps.vectors, steps.matrices
     steps.sweep(discrete_adjoint, "vjp", (
         *steps.shared(position), seeds.ys_bar, y_bar, y1_bar, z, z_bar, k_bar, k_extra_bar,

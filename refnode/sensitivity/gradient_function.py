@@ -1,6 +1,4 @@
 """Loss and gradient as a function of y0 and theta, for loops: what does not depend on these is done once."""
-import copy
-
 from refnode.checks import require_problem
 from refnode.sensitivity.cotangents import Gradient
 from refnode.sensitivity.forward_solve import check_first_call, require_finished
@@ -90,7 +88,7 @@ class GradientFunction:
 
 def detached(trajectory):
     """A finished solve as its result keeps it, when the next one takes its arrays."""
-    kept = copy.copy(trajectory)
+    kept = trajectory.twin()
     kept.last, kept.times = trajectory.y1.copy(), trajectory.times[:trajectory.n_steps + 1].copy()
     kept.storage = None
     return kept

@@ -38,6 +38,7 @@ def solve(problem, *, dense_output=False, device="cpu", dtype="float64", **optio
             return _solve_on_device(problem, dense_output, dtype, options)
         require_on_host(problem)
     options = SolveOptions.of(**options)
+    problem.field.check_first_call(problem.t0, problem.y0, problem.theta)
     trajectory, status = solve_forward(problem.field, problem.y0, problem, options,
                                        keep=dense_output, dense=dense_output)
     return solution_of(trajectory, status, dense_output)
@@ -53,7 +54,6 @@ def _solve_on_device(problem, dense_output, dtype, options):
 
 def solve_forward(field, y0, problem, options, *, keep, keep_tape=False, dense=False, grid=None):
     """The trajectory of ``field`` from ``y0`` with the times and parameters of ``problem``, and its status."""
-    problem.field.check_first_call(problem.t0, problem.y0, problem.theta)
     trajectory = forward_trajectory(field, y0, problem, options, keep, keep_tape, dense, grid)
     entry, functions = entry_point(trajectory.driver, field, options.specialized_to(y0.size), "f")
     return trajectory, trajectory.run(entry, functions)

@@ -130,10 +130,15 @@ class Trajectory:
         return (self.times[:steps + 1], self.y[:steps + 1], self.k[:steps * self.s + 1],
                 self.k_extra[:steps], self.tape)
 
-    def again(self):
-        """The same solve from what ``y_start`` and ``theta`` hold now, in the same storage: its steps overwrite these."""
+    def twin(self):
+        """A copy that shares all arrays, as `copy.copy` would make it in four times the time."""
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
+        return twin
+
+    def again(self):
+        """The same solve from what ``y_start`` and ``theta`` hold now, in the same storage: its steps overwrite these."""
+        twin = self.twin()
         twin.clock, twin.counts = self.clock_at_start.copy(), np.zeros(6, dtype=np.int64)
         twin.ys, twin.ys_step = np.empty_like(self.ys), np.empty_like(self.ys_step)
         twin.y[0] = self.y_start
