@@ -12,6 +12,7 @@ import zlib
 
 import numba
 from numba.core import caching, config, sigutils
+from numba.core.runtime import rtsys
 
 from refnode.errors import CacheWarning
 
@@ -157,8 +158,10 @@ class PackageCache(caching.FunctionCache):
             return False
 
     def load_overload(self, sig, target_context):
+        """As Numba's own, but for making ready to compile, which takes longer than all loads of a first gradient."""
+        rtsys.initialize(target_context)
         try:
-            return super().load_overload(sig, target_context)
+            return self._load_overload(sig, target_context)
         except Exception as error:          # unpickling a damaged file can raise anything
             _warn_about_cache("read", error)
             return None
