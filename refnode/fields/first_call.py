@@ -3,6 +3,7 @@
 Compiled code would otherwise write a stray index into memory that belongs to somebody else, and NumPy stretch a
 number over an array. Whether a derivative is right is another question; see `refnode.check_field`.
 """
+import functools
 import re
 
 import numpy as np
@@ -70,7 +71,12 @@ def _check_written(field, t, y, theta):
 
 def _guarded(function):
     """A compiled function with bounds checks; a plain one as it is."""
-    return njit(boundscheck=True)(function.py_func) if is_compiled(function) else function
+    return _with_bounds_checks(function) if is_compiled(function) else function
+
+
+@functools.lru_cache(maxsize=4)              # a vjp is called twice
+def _with_bounds_checks(dispatcher):
+    return njit(boundscheck=True)(dispatcher.py_func)
 
 
 # --- derivatives ----------------------------------------------------------------------------------
