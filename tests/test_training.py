@@ -374,6 +374,11 @@ def test_an_interrupted_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 @pytest.mark.parametrize("options, message", [
     ({"theta": [np.nan]}, r"theta\[0\] = nan"), ({"epochs": -1}, "epochs"), ({"patience": 2}, "patience needs validate"), ({"target": 2.0}, "target needs validate"),
     ({"clip": 0.0}, "clip must be finite and positive"), ({"l2": -1.0}, "l2 must be"), ({"every": 0}, "every"),
+    ({"epochs": np.nan}, "epochs must be a positive integer, found nan"), ({"seed": [1, -2]}, r"seed must hold integers of at least 0"),
+    ({"l2": np.ones(2)}, r"l2 must be a number, or of shape \(1,\), found shape \(2,\)"),
+    ({"target": np.nan, "validate": lambda theta: 1.0}, "target must be a number, found nan"),
+    ({"checkpoint": "/nowhere/run.npz"}, "checkpoint /nowhere/run.npz: there is no such folder"),
+    ({"schedule": lambda done: -0.5}, "schedule must give rates that are finite and not negative, found -0.5 in iteration 0"),
     ({"batches": []}, "no batch in epoch 0"), ({"batches": iter([0]), "epochs": 2}, "no batch in epoch 1"),
     ({"loss_and_gradient": lambda theta, batch: (0.0, np.ones(2))}, r"gradient of shape \(1,\), found \(2,\)"),
     ({"optimiser": LBFGS(), "clip": 1.0}, "neither clip nor schedule"),

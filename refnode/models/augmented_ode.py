@@ -15,9 +15,9 @@ from refnode.fields.regularised import regularised_mlp
 from refnode.layers.dense import dense, dense_vjp
 from refnode.layers.parameters import ParameterLayout, initial_parameters
 from refnode.losses import Loss
+from refnode.models.solved import solved
 from refnode.problems.problem import Problem
 from refnode.sensitivity.gradient import gradient
-from refnode.solve.initial_value import solve
 
 
 # --- the readout ----------------------------------------------------------------------------------
@@ -180,11 +180,11 @@ class AugmentedODE:
     def loss(self, theta, batch, **options):
         """The loss from a solve alone."""
         problem = self.problem(batch[0], batch[1], theta, *batch[2:])
-        return problem.loss.value(None, solve(problem, **{**self.options, **options}).y1)
+        return problem.loss.value(None, solved(problem, {**self.options, **options}).y1)
 
     def paths(self, x, ts, **options):
         """Where the samples are at the times ts (K,): shape (batch, d + extra, K); and evaluations of the field."""
-        solution = solve(self.problem(x, ts=ts, t1=ts[-1]), **{**self.options, **options})
+        solution = solved(self.problem(x, ts=ts, t1=ts[-1]), {**self.options, **options})
         return solution.y.reshape(len(x), self.d + self.extra, -1), solution.nfev
 
     def predict(self, x, **options):

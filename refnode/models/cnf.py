@@ -22,12 +22,12 @@ from refnode.fields.taking_over import taken_over
 from refnode.layers.parameters import initial_parameters, mlp_layout
 from refnode.losses import Loss
 from refnode.models.likelihood import (
-    checked_samples, minimised, normal_log_density, normal_log_density_hvp, normal_log_density_jvp,
+    base_samples, checked_samples, minimised, normal_log_density, normal_log_density_hvp, normal_log_density_jvp,
     normal_log_density_vjp)
 from refnode.models.neural_ode import require_affordable
+from refnode.models.solved import solved
 from refnode.problems.problem import Problem
 from refnode.sensitivity.gradient import gradient
-from refnode.solve.initial_value import solve
 
 TIMES, TRACES = ("concat", "hyper", "none"), ("exact", "hutchinson")
 
@@ -160,7 +160,7 @@ class CNF:
         Implements (FLOW-1).
         """
         problem = self.problem(x, probes, t=t)
-        y1 = solve(problem, **{**self.options, **options}).y1
+        y1 = solved(problem, {**self.options, **options}).y1
         z = y1[:-len(x)].reshape(len(x), self.d)
         return z, normal_log_density(z) - y1[-len(x):]
 
@@ -170,8 +170,7 @@ class CNF:
 
     def sample(self, count, seed=0, **options):
         """``count`` samples (count, d), and their log-densities (count,)."""
-        z = np.random.default_rng(seed).standard_normal((count, self.d))
-        paths, log_p = self.transport(z, [self.t1], **options)
+        paths, log_p = self.transport(base_samples(count, self.d, seed), [self.t1], **options)
         return paths[0], log_p[0]
 
     def transport(self, z, ts, **options):
@@ -179,7 +178,7 @@ class CNF:
         z, ts = checked_samples(z, self.d, "z"), observation_times(ts, 0.0, self.t1)
         y0 = np.append(z.ravel(), normal_log_density(z))
         problem = Problem(self.field(len(z)), y0, self.theta, (0.0, self.t1), ts=ts)
-        ys = solve(problem, **{**self.options, **options}).y.T
+        ys = solved(problem, {**self.options, **options}).y.T
         return ys[:, :z.size].reshape(len(ts), *z.shape), ys[:, z.size:]
 
     def fit(self, draw, iterations, learning_rates=(1e-2, 1e-3), seed=0, progress=None, every=100):

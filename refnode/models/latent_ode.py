@@ -28,7 +28,8 @@ from refnode.losses import Loss
 from refnode.models.history import History
 from refnode.models.neural_ode import require_affordable
 from refnode.models.parts import Parts, perceptron_shapes
-from refnode.models.series import backwards, fitted, solved, steps_of
+from refnode.models.series import backwards, fitted, increasing_times, require_channels, steps_of
+from refnode.models.solved import solved
 from refnode.problems.problem import Problem
 from refnode.sensitivity.gradient import gradient
 
@@ -105,7 +106,7 @@ class LatentODE:
     """
 
     def __init__(self, d, latent=4, hidden=25, width=20, recipe="discrete", seed=0, **options):
-        self.latent, self.hidden, self.recipe = latent, hidden, recipe
+        self.d, self.latent, self.hidden, self.recipe = d, latent, hidden, recipe
         self.widths = (latent, width, latent)
         self.parts = Parts(
             encoder=gru_shapes(2 * d + 1, hidden), posterior={"W": (2 * latent, hidden), "b": (2 * latent,)},
@@ -124,6 +125,7 @@ class LatentODE:
 
     def encoded(self, batch, theta):
         """The encoder's steps, states and tape; and (mean, log_std) of the posterior, (batch, latent) each."""
+        require_channels(batch, self.d)
         steps = backwards(steps_of(batch))
         h0 = np.zeros((len(batch.values), self.hidden))
         h, tape = gru_sequence(steps.inputs, steps.present, h0, self.parts.arrays(theta, "encoder"))
@@ -183,7 +185,7 @@ class LatentODE:
         """The decoded paths at ``ts`` for what the encoder makes of a batch, (batch, K, d); from the mean start unless noise."""
         _, mean, log_std = self.encoded(batch, self.theta)
         z0 = mean if noise is None else reparameterise(mean, log_std, checked_noise(noise, mean.shape))
-        problem = self.problem(batch, z0, self.theta, ts=np.asarray(ts, dtype=np.float64))
+        problem = self.problem(batch, z0, self.theta, ts=increasing_times("ts", ts))
         ys = solved(problem, {**self.options, **options}).y
         states = ys.reshape(*z0.shape, -1).transpose(0, 2, 1)
         return perceptron(states.reshape(-1, self.latent), self.parts.layers(self.theta, "decoder")).reshape(

@@ -52,6 +52,13 @@ def checked_samples(x, d, name="x"):
     return np.ascontiguousarray(x)
 
 
+def base_samples(count, d, seed):
+    """``count`` samples of the base (count, d), or an InvalidInputError."""
+    if int(count) != count or count < 1:
+        raise InvalidInputError(f"count must be a positive integer, found {count!r}")
+    return np.random.default_rng(seed).standard_normal((int(count), d))
+
+
 # --- the fit --------------------------------------------------------------------------------------
 
 def minimised(theta, loss_and_gradient, draw, iterations, learning_rates=(1e-2, 1e-3), seed=0, progress=None, every=100):

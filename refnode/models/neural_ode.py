@@ -16,12 +16,13 @@ from refnode.layers.parameters import initial_parameters
 from refnode.losses import Loss
 from refnode.models import training
 from refnode.models.history import History
+from refnode.models.series import increasing_times
+from refnode.models.solved import solved
 from refnode.optimisers import Adam
 from refnode.problems.problem import Problem
 from refnode.schedules import ExponentialDecay
 from refnode.sensitivity.gradient import gradient
 from refnode.sensitivity.recipes import recipe_named
-from refnode.solve.initial_value import solve
 
 SLOW_TANGENTS = 100        # parameters beyond which a forward recipe is worth a warning
 MOST_TANGENTS = 2000       # and beyond which it is refused
@@ -54,6 +55,7 @@ class Segments:
 
 def whole(ts, ys):
     """One trajectory, observed as ``ys`` (d, K) at ``ts`` (K,), as one piece that begins at the first observation."""
+    ts, ys = checked_trajectory(ts, ys)
     return Segments(ys[:, :1].T.copy(), ts - ts[0], ys[None].copy())
 
 
@@ -73,7 +75,19 @@ def cut(ts, ys, starts, length):
     -------
     Segments
         On the union of the pieces' times.
+
+    Raises
+    ------
+    InvalidInputError
+        If a number is wrong: its place and value are named.
     """
+    ts, ys = checked_trajectory(ts, ys)
+    if int(length) != length or not 1 <= length < ts.size:
+        raise InvalidInputError(f"length must be an integer in 1 .. {ts.size - 1}, found {length!r}")
+    bad = [start for start in starts if int(start) != start or not 0 <= start < ts.size - length]
+    if bad or not len(starts):
+        raise InvalidInputError(f"starts must hold integers in 0 .. {ts.size - length - 1}, at least one, found "
+                                f"{bad[0] if bad else 'none'}")
     windows = [slice(start + 1, start + 1 + length) for start in starts]
     times = [ts[window] - ts[start] for start, window in zip(starts, windows)]
     union = np.unique(np.concatenate(times))
@@ -83,10 +97,29 @@ def cut(ts, ys, starts, length):
     return Segments(ys[:, starts].T.copy(), union, data)
 
 
+def checked_trajectory(ts, ys):
+    """Increasing times (K,) and what was observed at them (d, K), which is NaN where it is missing.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming the index and the value: times that do not increase, another shape, an infinite observation.
+    """
+    ts, ys = increasing_times("ts", ts), np.asarray(ys, dtype=np.float64)
+    if ys.ndim != 2 or ys.shape[1] != ts.size or not len(ys):
+        raise InvalidInputError(f"ys must have shape (d, {ts.size}), a column for each of ts, found {ys.shape}")
+    if np.isinf(ys).any():
+        bad = np.argwhere(np.isinf(ys))[0].tolist()
+        raise InvalidInputError(f"ys must be finite, or NaN where nothing was observed, found ys{bad} = {ys[tuple(bad)]}")
+    return ts, ys
+
+
 def random_segments(ts, ys, length, batch, seed):
     """A function that returns a new mini-batch of ``batch`` different `cut` pieces at every call."""
-    rng = np.random.default_rng(seed)
+    (ts, ys), rng = checked_trajectory(ts, ys), np.random.default_rng(seed)
     beginnings = ts.size - length
+    if int(length) != length or not 1 <= length < ts.size:
+        raise InvalidInputError(f"length must be an integer in 1 .. {ts.size - 1}, found {length!r}")
     if not 1 <= batch <= beginnings:
         raise InvalidInputError(f"batch must lie in 1 .. {beginnings} for {ts.size} observations and pieces "
                                 f"of {length}, found {batch}")
@@ -175,7 +208,7 @@ class NeuralODE:
     def solve(self, y0, ts, **options):
         """The learnt trajectory from y0 (d,) at time 0, shape (d, K) at the times ``ts``."""
         problem = Problem(self.field(), y0, self.theta, (0.0, ts[-1]), ts=ts)
-        return solve(problem, **{**self.options, **options}).y
+        return solved(problem, {**self.options, **options}).y
 
     def fit(self, draw, iterations, learning_rates=(0.02, 0.002), progress=None, every=100):
         """Move theta down the gradient of batch after batch, by Adam.

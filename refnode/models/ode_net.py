@@ -30,17 +30,18 @@ from refnode.fields.residual import residual_field
 from refnode.layers.activations import tanh, tanh_jvp, tanh_vjp
 from refnode.layers.convolution import conv2d, conv2d_jvp, conv2d_vjp
 from refnode.layers.dense import dense, dense_jvp, dense_vjp
+from refnode.layers.embedding import checked_indices
 from refnode.layers.normalization import group_norm, group_norm_jvp, group_norm_vjp
 from refnode.layers.parameters import ParameterLayout, initial_parameters
 from refnode.layers.softmax import cross_entropy, cross_entropy_hvp, cross_entropy_vjp
 from refnode.losses import Loss
 from refnode.models import training
+from refnode.models.solved import solved
 from refnode.optimisers import Adam
 from refnode.problems.problem import Problem
 from refnode.schedules import ExponentialDecay
 from refnode.sensitivity.gradient import gradient
 from refnode.sensitivity.recipes import recipe_named
-from refnode.solve.initial_value import solve
 
 TWINS = ("mlp", "resnet", "euler", "rk", "ode")
 SMALLEST = 8                      # images above this many pixels a side are halved until they are not; once at least
@@ -308,12 +309,13 @@ class OdeNet:
         x, parts = checked_images(x, self.image), self.layout.unpack(self.theta if theta is None else theta)
         y1 = y0 = self.stem(x, parts)
         if self.twin != "mlp":
-            y1 = solve(self.problem(y0, parts), **{**self.options, **options}).y1
+            y1 = solved(self.problem(y0, parts), {**self.options, **options}).y1
         return dense(y1.reshape(len(x), -1), parts["head.W"], parts["head.b"])
 
     def error(self, x, labels, batch=500):
         """The fraction of images that are classified wrongly."""
-        wrong = 0
+        x, wrong = checked_images(x, self.image), 0
+        labels = checked_labels(labels, len(x), self.classes)
         for first in range(0, len(x), batch):
             own = slice(first, first + batch)
             wrong += int(np.count_nonzero(self.logits(x[own]).argmax(axis=1) != labels[own]))
@@ -326,6 +328,7 @@ class OdeNet:
         of gradients that were unreliable.
         """
         x, unreliable = checked_images(x, self.image), []
+        labels = checked_labels(labels, len(x), self.classes)
 
         def evaluate(theta, indices):
             found = self.gradient(x[indices], labels[indices], theta)
@@ -360,3 +363,16 @@ def checked_images(x, image):
         place = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
         raise InvalidInputError(f"images must be finite, found images{list(place)} = {x[place]}")
     return x
+
+
+def checked_labels(labels, count, classes):
+    """Classes of ``count`` images as int64.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are more or fewer, or one is no class: its index among all images and its value are named.
+    """
+    if np.shape(labels) != (count,):
+        raise InvalidInputError(f"labels must have shape ({count},), one for each image, found {np.shape(labels)}")
+    return checked_indices(labels, classes, "labels")

@@ -23,7 +23,8 @@ from refnode.likelihoods import masked_mean_square, masked_mean_square_vjp
 from refnode.models.history import History
 from refnode.models.neural_ode import require_affordable
 from refnode.models.parts import Parts, perceptron_shapes
-from refnode.models.series import Series, fitted, increasing_times, solved
+from refnode.models.series import Series, fitted, increasing_times, require_channels
+from refnode.models.solved import solved
 from refnode.models.timed_rnn import PredictionError
 from refnode.problems.problem import Problem
 from refnode.sensitivity.gradient import vjp
@@ -89,6 +90,7 @@ class OdeRnn:
 
     def path(self, batch, theta):
         """The states of a batch: flow, jump, flow, jump, ..."""
+        require_channels(batch, self.d)
         size = len(batch.values)
         before, pieces, nfev = np.empty((batch.ts.size, size, self.hidden)), [], 0
         h, t = np.zeros((size, self.hidden)), batch.t0
@@ -154,6 +156,7 @@ class OdeRnn:
 
     def predicted(self, batch, ts):
         """x̂ at times ``ts`` from the observations before them, (batch, K, d)."""
+        require_channels(batch, self.d)
         asked = with_times(batch, ts)
         x = self.head(self.path(asked, self.theta).before, self.theta)
         return x[np.searchsorted(asked.ts, ts)].transpose(1, 0, 2)

@@ -11,6 +11,7 @@ import functools
 
 import numpy as np
 
+from refnode.checks import time_span
 from refnode.errors import InvalidInputError
 from refnode.fields.neural import mlp_field
 from refnode.layers.parameters import initial_parameters
@@ -18,7 +19,7 @@ from refnode.likelihoods import poisson_process
 from refnode.models import training
 from refnode.models.history import History
 from refnode.models.neural_ode import require_affordable
-from refnode.models.series import solved
+from refnode.models.solved import solved
 from refnode.optimisers import Adam
 from refnode.problems.problem import Problem
 from refnode.schedules import ExponentialDecay
@@ -44,6 +45,9 @@ def event_counts(records, t_span):
     InvalidInputError
         Naming the record and the entry: times that do not increase, are not finite or lie outside; no record, no event.
     """
+    t_span = time_span(t_span)
+    if not t_span[0] < t_span[1]:
+        raise InvalidInputError(f"t_span must begin before it ends, found {t_span}")
     if not len(records) or not all(len(process) for process in records):
         raise InvalidInputError("records must hold at least one record for each of one or more processes")
     times = [[checked_events(f"records[{i}][{r}]", events, t_span) for r, events in enumerate(process)]
@@ -114,6 +118,9 @@ class PoissonODE:
     def problem(self, t_span, ts, x=None, counts=None):
         """The solve of all processes, with the loss of ``counts`` (processes, K) at ``ts``."""
         x = self.x if x is None else x
+        expected = (self.field.n // self.latent, np.size(ts))
+        if counts is not None and np.shape(counts) != expected:
+            raise InvalidInputError(f"counts must have shape {expected}, (processes, times), found {np.shape(counts)}")
         loss = None if counts is None else poisson_process(counts, self.latent)
         return Problem(self.field, x[self.field.p:], x[:self.field.p], t_span, ts=ts, loss=loss)
 
@@ -136,6 +143,9 @@ class PoissonODE:
 
     def fit(self, t_span, ts, counts, iterations, learning_rates=(0.03, 0.003), progress=None, every=100):
         """Move field and starts down the gradient on all events, by Adam; itself."""
+        if int(iterations) != iterations or iterations < 1:
+            raise InvalidInputError(f"iterations must be a positive integer, found {iterations!r}")
+
         def loss_and_gradient(x, batch):
             found, grad = self.gradient(t_span, ts, counts, x)
             return found.loss, grad, found.stats

@@ -10,12 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from refnode.checks import real_vector
-from refnode.errors import InvalidInputError, IntegrationError
+from refnode.errors import InvalidInputError, InvalidTypeError
 from refnode.models.training import fit, mini_batches
 from refnode.optimisers import Adam
 from refnode.schedules import ExponentialDecay
-from refnode.solve.initial_value import solve
-from refnode.solve.options import SolveOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +132,14 @@ def series_of(samples, t0=None):
     return series(union, together, ~np.isnan(together), t0)
 
 
+def require_channels(batch, d):
+    """Raise unless ``batch`` is a `Series` of d channels: compiled recurrences trust the shape of what they are handed."""
+    if not isinstance(batch, Series):
+        raise InvalidTypeError(f"series must be made by refnode.models.series.series, or series_of, found {type(batch).__name__}")
+    if batch.values.shape[2] != d:
+        raise InvalidInputError(f"series must have {d} channels, as the model has, found {batch.values.shape[2]}")
+
+
 # --- steps of a recurrence ------------------------------------------------------------------------
 
 class Steps(NamedTuple):
@@ -169,30 +175,14 @@ def backwards(steps):
     return Steps(*(np.ascontiguousarray(array[::-1]) for array in steps))
 
 
-# --- the fit and the solve of a model -------------------------------------------------------------------------
-
-NAMES_OF_SOLVES = frozenset(field.name for field in dataclasses.fields(SolveOptions))
-
-
-def solved(problem, options):
-    """`refnode.solve` with those of the options of a gradient that a solve takes.
-
-    Raises
-    ------
-    IntegrationError
-        If the solve fails.
-    """
-    solution = solve(problem, **{name: value for name, value in options.items() if name in NAMES_OF_SOLVES})
-    if not solution.success:
-        raise IntegrationError(f"the solve of the model failed: {solution.message}", solution)
-    return solution
-
+# --- the fit of a model ---------------------------------------------------------------------------
 
 def fitted(model, loss_and_gradient, data, draw, epochs, size, learning_rates, seed, progress, every):
     """The parameters after so many epochs of Adam over mini-batches of ``size`` series, recorded in the model's history.
 
     ``draw(rng, count)`` is what else is random in a batch; ``loss_and_gradient(theta, batch, drawn)`` has it.
     """
+    require_channels(data, model.d)
     size = min(size, len(data.values))
     order = mini_batches(len(data.values), size)
 

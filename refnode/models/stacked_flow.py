@@ -14,8 +14,8 @@ from refnode.layers.log_determinants import roulette_series, roulette_terms
 from refnode.layers.parameters import ParameterLayout
 from refnode.layers.planar import planar, planar_inverse, planar_jvp, planar_shapes, planar_vjp
 from refnode.layers.invertible_residual import residual, residual_inverse, residual_jvp, residual_shapes, residual_vjp
-from refnode.models.likelihood import checked_samples, minimised, normal_log_density, normal_log_density_jvp
-from refnode.models.likelihood import normal_log_density_vjp
+from refnode.models.likelihood import (
+    base_samples, checked_samples, minimised, normal_log_density, normal_log_density_jvp, normal_log_density_vjp)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +144,7 @@ class StackedFlow:
 
     def sample(self, count, seed=0):
         """``count`` samples (count, d), and their log-densities (count,)."""
-        x = self.from_base(np.random.default_rng(seed).standard_normal((count, self.d)))
+        x = self.from_base(base_samples(count, self.d, seed))
         return x, self.log_density(x)
 
     def with_roulette(self, batch, rng):

@@ -19,7 +19,7 @@ from refnode.layers.recurrent import CELLS
 from refnode.likelihoods import masked_mean_square, masked_mean_square_vjp
 from refnode.models.history import History
 from refnode.models.parts import Parts, perceptron_shapes
-from refnode.models.series import fitted, steps_of
+from refnode.models.series import fitted, increasing_times, require_channels, steps_of
 
 
 @dataclasses.dataclass
@@ -64,6 +64,7 @@ class TimedRNN:
 
     def states(self, batch, theta):
         """The steps of a batch; the state before each of them and after the last, and the tape of its transpose."""
+        require_channels(batch, self.d)
         steps = steps_of(batch)
         h0 = np.zeros((len(batch.values), self.hidden))
         return steps, *self.cell.sequence(steps.inputs, steps.present, h0, self.parts.arrays(theta, "cell"))
@@ -100,7 +101,7 @@ class TimedRNN:
 
     def predicted(self, batch, ts):
         """x̂ at times ``ts`` from the observations before them, (batch, K, d); NaN before the first observation."""
-        steps, h, _ = self.states(batch, self.theta)
+        ts, (steps, h, _) = increasing_times("ts", ts), self.states(batch, self.theta)
         times = np.where(steps.present, batch.ts[steps.at], np.inf)
         rows, found = np.arange(h.shape[1]), np.full((h.shape[1], len(ts), self.d), np.nan)
         for column, t in enumerate(ts):
@@ -111,7 +112,7 @@ class TimedRNN:
 
     def continued(self, batch, ts):
         """x̂ at times ``ts`` beyond the data, (batch, K, d), each prediction taken for the next observation."""
-        steps, h, _ = self.states(batch, self.theta)
+        ts, (steps, h, _) = increasing_times("ts", ts), self.states(batch, self.theta)
         state, found = h[-1], np.empty((h.shape[1], len(ts), self.d))
         last = np.max(np.where(steps.present, batch.ts[steps.at], batch.t0), axis=0)
         for column, t in enumerate(ts):

@@ -6,10 +6,8 @@ a run that is resumed repeats the numbers of one that was not, bit for bit. The 
 ``numpy.random.default_rng([seed, epoch])``: no state of a generator needs to be kept.
 """
 import dataclasses
-import hashlib
 import math
 import os
-import re
 import time
 
 import numpy as np
@@ -17,6 +15,7 @@ import numpy as np
 from refnode.checks import real_vector
 from refnode.errors import IntegrationError, InvalidInputError, RefnodeError
 from refnode.models.checkpoint_file import read_checkpoint, write_checkpoint
+from refnode.models.fit_settings import Settings
 from refnode.models.history import History, reverse_evaluations
 from refnode.optimisers import clipped_to_norm, l2_penalty, l2_penalty_vjp
 
@@ -141,57 +140,6 @@ def fit(theta, loss_and_gradient, batches, optimiser, schedule=None, *, epochs=1
     return run.to_the_end()
 
 
-@dataclasses.dataclass
-class Settings:
-    """The arguments of `fit` that are the same for every iteration, checked."""
-
-    schedule: object
-    epochs: int
-    l2: object
-    clip: float | None
-    validate: object
-    patience: int | None
-    target: float | None
-    checkpoint: object
-    checkpoint_every: int | None
-    progress: object
-    every: int
-    seed: object
-    identity: str
-
-    def __post_init__(self):
-        for name in ("epochs", "patience", "checkpoint_every", "every"):
-            value = getattr(self, name)
-            if value is not None and (int(value) != value or value < (name != "epochs")):
-                raise InvalidInputError(f"{name} must be a positive integer, found {value!r}")
-        if self.clip is not None and not 0.0 < self.clip < math.inf:
-            raise InvalidInputError(f"clip must be finite and positive, found {self.clip!r}")
-        if not np.all(np.isfinite(self.l2)) or np.any(np.less(self.l2, 0.0)):
-            raise InvalidInputError("l2 must be finite and not negative")
-        for name in ("patience", "target"):
-            if getattr(self, name) is not None and self.validate is None:
-                raise InvalidInputError(f"{name} needs validate(theta), by which to stop early")
-
-    def text(self, optimiser, p):
-        """What a checkpoint must share with the run that goes on from it."""
-        weights = np.asarray(self.l2, dtype=np.float64)
-        rate = {} if self.schedule is None else {"learning_rate": 1.0}       # moved by the schedule, and by nothing else
-        return {"optimiser": described(optimiser, **rate), "schedule": re.sub(" at 0x[0-9a-f]+", "", repr(self.schedule)),
-                "l2": float(weights) if weights.ndim == 0 else hashlib.sha256(weights.tobytes()).hexdigest(),
-                "clip": self.clip, "patience": self.patience, "target": self.target, "seed": np.ravel(self.seed).tolist(), "parameters": p,
-                "identity": self.identity}
-
-
-def described(optimiser, **changes):
-    """``repr`` of an optimiser with some of its settings changed for the moment."""
-    kept = {name: getattr(optimiser, name) for name in changes if hasattr(optimiser, name)}
-    vars(optimiser).update({name: changes[name] for name in kept})
-    try:
-        return repr(optimiser)
-    finally:
-        vars(optimiser).update(kept)
-
-
 # --- one run --------------------------------------------------------------------------------------
 
 class Run:
@@ -201,6 +149,8 @@ class Run:
         self.theta = real_vector("theta", theta)
         self.loss_and_gradient, self.optimiser, self.settings, self.history = (
             loss_and_gradient, optimiser, settings, history)
+        if np.shape(settings.l2) not in ((), self.theta.shape):
+            raise InvalidInputError(f"l2 must be a number, or of shape {self.theta.shape}, found shape {np.shape(settings.l2)}")
         self.batches = batches if callable(batches) else lambda rng: batches
         self.searches = getattr(optimiser, "needs_values", False)
         if self.searches and (settings.clip is not None or settings.schedule is not None):
@@ -247,7 +197,10 @@ class Run:
     def one_iteration(self, batch, done):
         """One step of the optimiser."""
         if self.settings.schedule is not None:
-            self.optimiser.learning_rate = float(self.settings.schedule(self.iteration))
+            self.optimiser.learning_rate = rate = float(self.settings.schedule(self.iteration))
+            if not 0.0 <= rate < math.inf:
+                raise InvalidInputError(f"schedule must give rates that are finite and not negative, found {rate} "
+                                        f"in iteration {self.iteration}")
         if self.searches and done > 1:
             raise InvalidInputError(f"{type(self.optimiser).__name__} needs one and the same batch in every iteration, "
                                     f"found a second one in epoch {self.epoch}")
