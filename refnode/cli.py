@@ -12,7 +12,7 @@ from refnode import cli_check, cli_conform, cli_problems, cuda_device
 from refnode._version import __version__
 from refnode.errors import InvalidInputError, ProblemFileError, RefnodeError
 
-OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, USAGE, INCONCLUSIVE, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 def main(arguments=None):
@@ -126,8 +126,8 @@ def _demo_options(command):
     command.add_argument("--output", metavar="DIR", help="folder of the result (default: the demonstration's name)")
     command.add_argument("--recipe", default="discrete", help="sensitivity recipe (default: discrete)")
     command.add_argument("--seed", type=_seed, default=0, help="of data, parameters and batches (default: 0)")
-    command.add_argument("--iterations", type=int, help="of training")
-    command.add_argument("--epochs", type=int, help="of training: how often every sample is seen")
+    command.add_argument("--iterations", type=int, help="of training, where an iteration has new data, or all")
+    command.add_argument("--epochs", type=int, help="of training: how often every sample is seen; or the same as iterations")
     command.add_argument("--method", help="stepper of the solves")
     command.add_argument("--rtol", type=float, help="relative tolerance of the solves")
     command.add_argument("--atol", type=float, help="absolute tolerance of the solves")
@@ -138,7 +138,7 @@ def _demo_options(command):
 
 
 def run_demo(options):
-    """Train the model of the demonstration, and say where its pictures are."""
+    """Train the model of the demonstration, say where its pictures are, and return what became of its gradient's check."""
     from refnode import demos
     if options.list or options.name is None:
         for name, demo in demos.DEMOS.items():
@@ -149,7 +149,7 @@ def run_demo(options):
     result = demos.run(options.name, options.output or options.name, options.recipe, options.seed, progress, **given)
     for path in () if options.quiet else result.files:
         print(path)
-    return OK
+    return {"PASS": OK, "INCONCLUSIVE": INCONCLUSIVE, "FAIL": FAILED}[demos.verdict_of(result)]
 
 
 # --- doctor and cache ------------------------------------------------------------------------------

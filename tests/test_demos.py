@@ -11,8 +11,9 @@ from refnode.errors import InvalidInputError
 @pytest.mark.parametrize("name", demos.DEMOS)
 def test_every_demonstration_has_the_common_form(name):
     parameters = inspect.signature(demos.DEMOS[name].function()).parameters
-    assert {"output", "recipe", "seed", "progress"} <= set(parameters)
-    assert set(parameters) - {"output", "recipe", "seed", "progress"} <= set(demos.OPTIONS)
+    common = {"output", "recipe", "seed", "progress", "method", "rtol", "atol"}
+    assert common <= set(parameters) <= {*common, *demos.OPTIONS}
+    assert len({"epochs", "iterations"} & set(parameters)) == 1
     assert parameters["recipe"].default == "discrete" and parameters["seed"].default == 0
 
 

@@ -109,7 +109,8 @@ def test_another_recipe(small, tmp_path, recipe):
 
 @pytest.mark.parametrize("name, options, message", [
     ("cnf", {"dataset": "stars"}, "dataset must be one of"), ("cnf", {"iterations": 0}, "iterations must be a positive"),
-    ("ffjord", {"dataset": "stars"}, "dataset must be one of"), ("ffjord", {"epochs": 3}, "demo ffjord takes no 'epochs'"),
+    ("ffjord", {"dataset": "stars"}, "dataset must be one of"), ("ffjord", {"epochs": 3, "iterations": 3}, "demo ffjord takes no 'epochs'"),
+    ("ffjord", {"epochs": 0}, "iterations must be a positive"),
     ("cnf", {"recipe": "forward"}, "pushes a tangent for each of 5506 parameters")])
 def test_refused(name, options, message, tmp_path):
     with pytest.raises(InvalidInputError, match=message):

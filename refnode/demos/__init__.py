@@ -2,7 +2,9 @@
 
 Each is a module with ``run_demo(output, recipe, seed, progress, ...)``, which writes its pictures and its numbers
 into the folder ``output``, hands lines of text to ``progress``, and returns a result: ``str(result)`` is what the
-reader wants to know, ``result.files`` what was written. Which of `OPTIONS` it takes beyond, its signature says.
+reader wants to know, ``result.files`` what was written, ``result.evidence`` how its gradient was held against
+differences at the end. Which of `OPTIONS` it takes beyond, its signature says: all take ``method``, ``rtol``, ``atol``, and
+``epochs`` or ``iterations``. Where every iteration has new data, or all of them, an epoch is an iteration.
 """
 import dataclasses
 import importlib
@@ -13,6 +15,7 @@ from refnode.errors import InvalidInputError
 from refnode.sensitivity.recipes import recipe_named
 
 OPTIONS = ("iterations", "epochs", "method", "rtol", "atol", "data", "dataset")      # that some demonstrations take
+VERDICTS = ("PASS", "INCONCLUSIVE", "FAIL")                                            # from best to worst
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +50,15 @@ def run(name, output, recipe="discrete", seed=0, progress=None, **options):
     ------
     InvalidInputError
         If there is no such demonstration, or it does not take one of the options, or the folder cannot be made.
+    IntegrationError, TrainingError
+        If a solve fails, or a number becomes non-finite in training.
     """
     if name not in DEMOS:
         raise InvalidInputError(f"demo must be one of {', '.join(DEMOS)}, found {name!r}")
     function = DEMOS[name].function()
     taken = [option for option in OPTIONS if option in inspect.signature(function).parameters]
+    if "epochs" in options and "epochs" not in taken and "iterations" not in options:
+        options["iterations"] = options.pop("epochs")
     for option in options:
         if option not in taken:
             raise InvalidInputError(f"demo {name} takes no {option!r}; beside output, recipe and seed it takes "
@@ -62,3 +69,9 @@ def run(name, output, recipe="discrete", seed=0, progress=None, **options):
     except OSError as error:
         raise InvalidInputError(f"output {output}: {error.strerror}") from error
     return function(output, recipe=recipe, seed=seed, progress=progress, **options)
+
+
+def verdict_of(result):
+    """The worst of the verdicts on the gradients of a demonstration: one of `VERDICTS`."""
+    found = result.evidence.values() if isinstance(result.evidence, dict) else [result.evidence]
+    return max((evidence.verdict for evidence in found), key=VERDICTS.index)

@@ -40,6 +40,8 @@ class GradientEvidence:
     @property
     def verdict(self):
         """PASS, FAIL, or INCONCLUSIVE where the differences are too uncertain to say."""
+        if not np.all(np.isfinite(self.ours)):
+            return "FAIL"
         uncertain = float(np.max(self.uncertainty)) / self.scale
         if self.error <= RTOL + uncertain:
             return "PASS" if uncertain <= RTOL else "INCONCLUSIVE"

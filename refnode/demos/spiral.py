@@ -137,7 +137,8 @@ class SpiralResult:
                 "nfe_reverse": history.nfe_reverse, "gradient": self.evidence.to_dict()}
 
 
-def run_demo(output="spiral", recipe="discrete", seed=0, iterations=None, progress=None):
+def run_demo(output="spiral", recipe="discrete", seed=0, iterations=None, progress=None, method="dopri5", rtol=1e-4,
+             atol=1e-6):
     """Fit the spiral, measure the fit against the truth, and write the picture and the numbers.
 
     Parameters
@@ -153,6 +154,8 @@ def run_demo(output="spiral", recipe="discrete", seed=0, iterations=None, progre
         Half for each of the two stages; by default as many as take some seconds.
     progress : callable, optional
         Handed lines of text as the fit goes on, for example ``print``.
+    method, rtol, atol
+        Of the solves in the fit.
 
     Returns
     -------
@@ -166,7 +169,7 @@ def run_demo(output="spiral", recipe="discrete", seed=0, iterations=None, progre
     iterations = checked_iterations(recipe, iterations)
     with compiled_beside(recipe, progress):
         ts, ys = noisy_spiral(seed)
-    model = NeuralODE(WIDTHS, recipe=recipe, seed=seed)
+    model = NeuralODE(WIDTHS, recipe=recipe, seed=seed, method=method, rtol=rtol, atol=atol)
     learnt = fit_in_two_stages(model, ts, ys, iterations, seed, progress)
     result = measured(model, learnt, ts, ys, seed)
     result.files = write(result, pathlib.Path(output))
