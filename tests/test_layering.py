@@ -23,6 +23,7 @@ ALLOWED = {
     "drivers": {"beforehand"},
     "cuda_device": {"errors"},
     "cuda_arrays": {"errors", "cuda_device"},
+    "blas_threads": set(),
     "linalg": {"host_device"},
     "atomic_file": set(),
     "gradcheck": {"errors", "atomic_file"},             # knows only callables and arrays
@@ -46,7 +47,7 @@ ALLOWED = {
                              "interchange.npz_members", "likelihoods"},
     "demos": FOUNDATIONS | {"checks", "layers", "fields", "solve", "sensitivity", "problems", "losses", "optimisers",
                             "schedules", "quasi_newton", "beforehand", "atomic_file", "gradcheck", "models", "evidence",
-                            "likelihoods"},
+                            "likelihoods", "blas_threads"},
     "adapters": {"errors", "fields", "problems", "sensitivity", "__init__", "_version"},    # refnode is a library among others
     # what stands on top of everything, and is imported by nothing below
     "evidence": ANYTHING,

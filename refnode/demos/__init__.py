@@ -11,6 +11,7 @@ import importlib
 import inspect
 import pathlib
 
+from refnode.blas_threads import one_blas_thread
 from refnode.errors import InvalidInputError
 from refnode.sensitivity.recipes import recipe_named
 
@@ -68,7 +69,8 @@ def run(name, output, recipe="discrete", seed=0, progress=None, **options):
         pathlib.Path(output).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InvalidInputError(f"output {output}: {error.strerror}") from error
-    return function(output, recipe=recipe, seed=seed, progress=progress, **options)
+    with one_blas_thread():                     # small products: more threads gain little, and wait where processors are busy
+        return function(output, recipe=recipe, seed=seed, progress=progress, **options)
 
 
 def verdict_of(result):
