@@ -7,7 +7,7 @@ from layer_battery import (
     hvp_by_differences_error, hvp_error, symmetry_error)
 from refnode.layers import recurrent, recurrent_hvp
 from refnode.layers.parameters import mlp_layout
-from refnode.layers.perceptron import perceptron, perceptron_jvp, perceptron_vjp
+from refnode.layers.perceptron import perceptron, perceptron_hvp, perceptron_jvp, perceptron_vjp
 from refnode.layers.recurrent import CELLS, GRU_TAPE, unroll, unroll_jvp, unroll_vjp
 from refnode.layers.recurrent_hvp import CELL_HVPS, GRU_HVP_TAPE, unroll_hvp
 
@@ -233,9 +233,15 @@ def test_perceptrons(widths, activation):
         x_bar, layers_bar = perceptron_vjp(x["x"], layers_of(x), z_bar, activation)
         return dict(zip(x, [x_bar, *(bar for pair in layers_bar for bar in pair)], strict=True))
 
+    def hvp(x, x_tan, z_bar, z_bar_tan):
+        x_bar_tan, layers_bar_tan = perceptron_hvp(x["x"], layers_of(x), x_tan["x"], layers_of(x_tan), z_bar, z_bar_tan, activation)
+        return dict(zip(x, [x_bar_tan, *(bar for pair in layers_bar_tan for bar in pair)], strict=True))
+
     triple = Triple(
         lambda **x: perceptron(x["x"], layers_of(x), activation),
         lambda x, x_tan: perceptron_jvp(x["x"], layers_of(x), x_tan["x"], layers_of(x_tan), activation), vjp,
-        drawn({"x": (5, widths[0]), **mlp_layout(widths).shapes}, seed=2))
+        drawn({"x": (5, widths[0]), **mlp_layout(widths).shapes}, seed=2), hvp)
     check_triple(triple)
     check_mutants(triple)
+    assert symmetry_error(triple) <= ROUNDING and hvp_by_differences_error(triple) <= 1.0
+    check_hvp_mutants(triple)

@@ -205,6 +205,37 @@ def test_the_reconstruction_as_a_triple():
         assert "one entry" in label or dot_product_error(triple, wrong) > 1e3 * ROUNDING, label
 
 
+def reconstruction_errors():
+    """Of its hvp: against complex steps of its vjp; symmetry. And of the Hessian of a solve with it: against differences of gradients."""
+    model, rng = small_latent(), np.random.default_rng(7)
+    loss = model.reconstruction(BATCH, model.theta + 0.3)
+    ys, v, w = rng.standard_normal((3, 6, BATCH.ts.size))
+    y1 = np.zeros(6)
+    found, expected = loss.hvp(ys, y1, v, y1)[0], loss.vjp(ys + 1e-30j * v, y1)[0].imag / 1e-30
+    left, right = w * found, v * loss.hvp(ys, y1, w, y1)[0]
+    problem = model.problem(BATCH, rng.standard_normal((3, 2)), model.theta + 0.3, loss=loss)
+    u = rng.standard_normal(problem.theta.size)
+    hessian = refnode.hvp(problem, theta_tan=u, n_steps=4).theta
+    gradients = finite_difference_jvp(lambda theta: refnode.gradient(problem.replace(theta=theta), n_steps=4).theta, problem.theta, u)
+    size = np.max(np.abs(hessian))
+    assert np.max(gradients.error) <= 1e-8 * size
+    return (np.max(np.abs(found - expected)) / np.max(np.abs(expected)), abs(left.sum() - right.sum()) / max(np.abs(left).sum(), 1e-3),
+            np.max(np.abs(hessian - gradients.value) / (4.0 * gradients.error + 1e-11 * size)))
+
+
+def test_the_reconstruction_has_a_second_derivative():
+    by_steps, symmetry, by_differences = reconstruction_errors()
+    assert by_steps <= ROUNDING and symmetry <= ROUNDING and by_differences <= 1.0
+
+
+@pytest.mark.parametrize("name", ["perceptron_hvp", "gaussian_log_likelihood_hvp"])
+def test_a_reconstruction_without_part_of_its_curvature_is_caught(name, monkeypatch):
+    """Zeros for the decoder's tangent of the transpose, or for that of the likelihood."""
+    monkeypatch.setattr(latent_ode, name, zeroed(getattr(latent_ode, name), 0, 1, 2))
+    by_steps, _, by_differences = reconstruction_errors()
+    assert by_steps > 1e-3 and by_differences > 1e3
+
+
 # --- limits and symmetries ------------------------------------------------------------------------
 
 def test_without_observations_the_ode_rnn_is_the_pure_ode():

@@ -19,11 +19,11 @@ import numpy as np
 from refnode.errors import InvalidInputError
 from refnode.fields.neural import mlp_field
 from refnode.layers.dense import dense, dense_vjp
-from refnode.layers.perceptron import perceptron, perceptron_vjp
+from refnode.layers.perceptron import perceptron, perceptron_hvp, perceptron_jvp, perceptron_vjp
 from refnode.layers.recurrent import gru_sequence, gru_sequence_vjp, gru_shapes
 from refnode.likelihoods import (
-    gaussian_kl, gaussian_kl_vjp, gaussian_log_likelihood, gaussian_log_likelihood_vjp, reparameterise,
-    reparameterise_vjp)
+    gaussian_kl, gaussian_kl_vjp, gaussian_log_likelihood, gaussian_log_likelihood_hvp, gaussian_log_likelihood_vjp,
+    reparameterise, reparameterise_vjp)
 from refnode.losses import Loss
 from refnode.models.history import History
 from refnode.models.neural_ode import require_affordable
@@ -76,10 +76,24 @@ class Reconstruction(Loss):
         likelihood_bar = np.where(self.observed, -1.0 / len(self.batch.values), 0.0)
         _, mean_bar, self.log_std_bar = gaussian_log_likelihood_vjp(self.x, mean, self.log_std, likelihood_bar)
         z_bar, self.layers_bar = perceptron_vjp(z, self.layers, mean_bar)          # mean = decoder(z)
-        batch, count = len(self.batch.values), ys.shape[1]
-        ys_bar = np.zeros((batch, count, ys.shape[0] // batch))
-        ys_bar[self.where] = z_bar                                                  # z = ys[where]
-        return ys_bar.transpose(0, 2, 1).reshape(ys.shape), np.zeros(y1.shape)
+        return self.spread(z_bar, ys.shape), np.zeros(y1.shape)                     # z = ys[where]
+
+    def spread(self, z_bar, shape):
+        """The transpose of `states`: zeros of the shape of ys, with z_bar (M, latent) where there are observations."""
+        batch = len(self.batch.values)
+        ys_bar = np.zeros((batch, shape[1], shape[0] // batch), z_bar.dtype)
+        ys_bar[self.where] = z_bar
+        return ys_bar.transpose(0, 2, 1).reshape(shape)
+
+    def hvp(self, ys, y1, ys_tan, y1_tan):
+        z, z_tan, fixed = self.states(ys), self.states(ys_tan), [(0.0 * W, 0.0 * b) for W, b in self.layers]
+        mean, mean_tan = perceptron(z, self.layers), perceptron_jvp(z, self.layers, z_tan, fixed)
+        likelihood_bar = np.where(self.observed, -1.0 / len(self.batch.values), 0.0)
+        _, mean_bar, _ = gaussian_log_likelihood_vjp(self.x, mean, self.log_std, likelihood_bar)
+        _, mean_bar_tan, _ = gaussian_log_likelihood_hvp(
+            self.x, mean, self.log_std, 0.0 * self.x, mean_tan, 0.0 * self.log_std, likelihood_bar, 0.0 * likelihood_bar)
+        z_bar_tan, _ = perceptron_hvp(z, self.layers, z_tan, fixed, mean_bar, mean_bar_tan)    # z_bar of mean = decoder(z)
+        return self.spread(z_bar_tan, ys.shape), np.zeros(y1.shape)
 
 
 class LatentODE:
