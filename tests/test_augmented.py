@@ -164,11 +164,12 @@ def test_demo_refuses_what_it_cannot_do(module, tmp_path):
 
 @pytest.mark.slow
 def test_regularised_flows_need_fewer_evaluations_at_equal_error(tmp_path):
-    """Measured at 1e-7: 164 evaluations without, 116 to 134 with a cost."""
+    """Measured at 1e-7: 164 evaluations without, 116 to 134 with a cost, 152 with random end times."""
     rows = {row.name: row for row in easy_dynamics.run_demo(tmp_path).rows}
     assert all(row.error <= easy_dynamics.TARGET for row in rows.values())
     for name in ("kinetic", "jacobian", "taylor2", "taylor3"):
         assert rows[name].nfe[-1] < 0.9 * rows["none"].nfe[-1]
+    assert rows["steer"].nfe[-1] < rows["none"].nfe[-1] and rows["steer"].nfe[1] < 0.9 * rows["none"].nfe[1]
     for name in easy_dynamics.MEASURED:                                          # and each lowers what it is to lower
         assert rows[name].costs[name] < rows["none"].costs[name]
 

@@ -1,5 +1,6 @@
 """How demonstrations end: by the verdict on their gradient, which a spoiled gradient turns, and by the status that says so."""
 import importlib
+import pathlib
 import types
 
 import numpy as np
@@ -27,6 +28,8 @@ DERIVATIVES = {                     # where a demonstration's gradient comes fro
     "latent_ode": ("refnode.models.latent_ode", "gradient"), "ode_rnn": ("refnode.models.ode_rnn", "vjp"),
     "poisson": ("refnode.models.poisson_ode", "gradient"), "cnf": ("refnode.demos.flow_results", "gradient"),
     "ffjord": ("refnode.demos.flow_results", "gradient")}
+GALLERY = pathlib.Path(__file__).parents[1] / "docs" / "gallery.md"
+IN_GALLERY = {"comparison.png": "flows_compared.png", "estimate.png": "ffjord_estimate.png"}
 SHORT = {"spiral": 20, "augmented": 3, "regularised": 2, "odenet": 1, "latent_ode": 1, "ode_rnn": 1, "poisson": 3, "cnf": 3, "ffjord": 3}
 
 
@@ -61,6 +64,10 @@ def test_a_spoilt_gradient_fails_the_demonstration(name, tiny, tmp_path, monkeyp
     text = capsys.readouterr().out
     assert "random directions: FAIL, largest error" in text
     assert [file.suffix for file in tmp_path.iterdir()].count(".json") == 1
+    for file in tmp_path.iterdir():                                             # and the gallery shows every picture
+        if file.suffix in (".png", ".gif"):
+            shown = f"pictures/{IN_GALLERY.get(file.name, file.name)}"
+            assert f"({shown})" in GALLERY.read_text(encoding="utf-8") and (GALLERY.parent / shown).is_file()
 
 
 @pytest.mark.parametrize("name", DERIVATIVES)

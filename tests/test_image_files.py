@@ -1,6 +1,7 @@
 """Images from files nobody vouches for: IDX and UCI, whole, damaged and hostile; and the digits that come with refnode."""
 import gzip
 import hashlib
+import re
 import shutil
 import struct
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+from refnode.cli import main
 from refnode.demos import image_files
 from refnode.demos.image_files import IMAGES, LABELS, MNIST_FILES, SHIPPED, images_in, read_idx, read_uci, shipped_digits
 from refnode.errors import InvalidInputError
@@ -98,6 +100,20 @@ def test_files_must_fit_each_other(tmp_path):
     (tmp_path / MNIST_FILES[3]).unlink()
     with pytest.raises(InvalidInputError, match="there is no t10k-labels-idx1-ubyte"):
         images_in(tmp_path)
+
+
+@pytest.mark.parametrize("spoil, message", [
+    (lambda path: path.write_bytes(path.read_bytes()[:-7]), "7: it is truncated"),
+    (lambda path: path.write_bytes(b"junk" + path.read_bytes()[4:]), "magic number must be 0x"),
+    (lambda path: path.unlink(), "there is no ")])
+@pytest.mark.parametrize("name", MNIST_FILES)
+def test_the_command_names_the_wrong_file(name, spoil, message, tmp_path, capsys):
+    """`refnode demo odenet --data DIR` with one of its four files spoilt: one line, the file's name in it, exit status 2."""
+    mnist(tmp_path, counts=(12, 7))
+    spoil(tmp_path / name)
+    assert main(["demo", "odenet", "--data", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert name in error and re.search(message.replace("7: it", r"\d+: it"), error) and len(error.splitlines()) == 1
 
 
 # --- UCI --------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from layer_battery import ROUNDING, Triple, check_mutants, check_triple, distanc
 from refnode import hvp
 from refnode.demos.image_files import shipped_digits
 from refnode.demos.gradient_evidence import gradient_evidence
-from refnode.errors import InvalidInputError
+from refnode.errors import InvalidInputError, ProblemFileError
 from refnode.fields.convolutional import conv_field, conv_layout, initial_conv_parameters
 from refnode.fields.residual import residual_field
 from refnode.gradcheck import check_gradient
@@ -196,6 +196,30 @@ def test_it_learns(twin, block, digits):
     assert np.mean(found.history.loss[-6:]) < 0.75 * np.mean(found.history.loss[:6])
     assert (found.history.nfe[-1] > 0) == (twin != "mlp")
     np.testing.assert_array_equal(fitted()[0].theta, model.theta)
+
+
+def test_a_fit_that_was_stopped_goes_on_to_the_same_bits(digits, tmp_path):
+    """Stopped after the second of three epochs; a checkpoint of other images, or of another twin, is refused."""
+    x, labels = digits
+    options = {"batch": 80, "seed": 1, "checkpoint": tmp_path / "run.npz", "checkpoint_every": 2}
+    make = lambda twin="rk": OdeNet((8, 8, 1), 10, twin, "dense", width=8, seed=1, n_steps=4)
+    straight = make()
+    whole, _ = straight.fit(x, labels, 3, batch=80, seed=1)
+    calls = []
+
+    def stop(model):
+        calls.append(model)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return 0.0
+    with pytest.raises(KeyboardInterrupt):
+        make().fit(x, labels, 3, validate=stop, **options)
+    resumed = make()
+    found, _ = resumed.fit(x, labels, 3, resume=True, **options)
+    assert resumed.theta.tobytes() == straight.theta.tobytes() and found.history.loss == whole.history.loss
+    for model, images in ((make("ode"), x), (make(), 1.0 - x)):
+        with pytest.raises(ProblemFileError, match="another run: identity is"):
+            model.fit(images, labels, 3, resume=True, **options)
 
 
 def test_error_counts_wrong_images(digits):

@@ -6,7 +6,7 @@ import pytest
 
 import refnode
 from layer_battery import ROUNDING, Triple, dot_product_error, vjp_mutants
-from refnode.errors import InvalidInputError
+from refnode.errors import InvalidInputError, ProblemFileError
 from refnode.gradcheck import finite_difference_gradient, finite_difference_jvp
 from refnode.likelihoods import poisson_process
 from refnode.models import latent_ode, ode_rnn
@@ -321,3 +321,25 @@ def test_wrong_noise_is_refused():
 def test_recipes_that_push_every_parameter_are_refused():
     with pytest.raises(InvalidInputError, match="at most 2000 are allowed"):
         LatentODE(2, recipe="forward")
+
+
+@pytest.mark.parametrize("make", [small_latent, small_ode_rnn, small_rnn])
+def test_a_fit_that_was_stopped_goes_on_to_the_same_bits(make, tmp_path):
+    """Stopped in the second of three epochs, in the middle of its batches; other data are refused."""
+    data, options = random_series(9, seed=3), {"checkpoint": tmp_path / "run.npz", "checkpoint_every": 1, "clip": 10.0}
+    straight = make().fit(data, 3, 3, seed=2, clip=10.0)
+    stopped, lines = make(), []
+
+    def stop(line):
+        lines.append(line)
+        if len(lines) == 5:
+            raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit(data, 3, 3, seed=2, progress=stop, every=1, **options)
+    resumed = make().fit(data, 3, 3, seed=2, resume=True, **options)
+    assert resumed.theta.tobytes() == straight.theta.tobytes() and resumed.history.loss == straight.history.loss
+    with pytest.raises(ProblemFileError, match="another run: identity is"):
+        make().fit(random_series(9, seed=4), 3, 3, seed=2, resume=True, **options)
+    if make is small_latent:
+        with pytest.raises(ProblemFileError, match="kl_weight=1.0.*kl_weight=0.5"):
+            make().fit(data, 3, 3, seed=2, kl_weight=0.5, resume=True, **options)

@@ -37,7 +37,7 @@ HIDDEN, SAMPLES, RANGE = (24, 24), 40, 1.2
 GAIN = 3.0                             # of the initial weights: a flow with many bends to lose
 TARGET = 2e-3                          # mean squared error at which all fits stop
 RATE, REPEATS, EPOCHS = 0.01, 5, 240   # of Adam; iterations an epoch; epochs at most
-STEER_WIDTH = 0.25                     # the end time is uniform in 1 - width .. 1 + width
+STEER_WIDTH = 0.75                     # the end time is uniform in 1 - width .. 1 + width
 WEIGHTS = {"none": 0.0, "kinetic": 0.02, "jacobian": 0.01, "taylor2": 0.005, "taylor3": 2e-4, "steer": 0.0}
 TITLES = {"none": "data alone", "kinetic": "kinetic energy", "jacobian": "Jacobian norm", "taylor2": "Taylor, order 2",
           "taylor3": "Taylor, order 3", "steer": "random end time"}
@@ -232,10 +232,10 @@ def write(result, folder):
 def draw(figure, result):
     """The paths of every flow, and on the right its evaluations against the tolerance."""
     grid = figure.add_gridspec(2, 5, width_ratios=(1, 1, 1, 0.06, 1.5), wspace=0.25, hspace=0.34, left=0.05, right=0.98, top=0.93,
-                               bottom=0.09)
+                               bottom=0.115)
     for k, (row, colour) in enumerate(zip(result.rows, COLOURS)):
         draw_paths(figure.add_subplot(grid[k // 3, k % 3]), row, colour, labels=(k % 3 == 0, k >= 3))
-    figure.text(0.05, 0.015, f"NFE: evaluations of the field at a relative tolerance of {RTOLS[-1]:g}; bars: where the paths are to end",
+    figure.text(0.05, 0.018, f"NFE: evaluations of the field at a relative tolerance of {RTOLS[-1]:g}; bars: where the paths are to end",
                 color=GREY)
     axes = figure.add_subplot(grid[:, 4])
     for row, colour in zip(result.rows, COLOURS):

@@ -65,3 +65,12 @@ def described(optimiser, **changes):
         return repr(optimiser)
     finally:
         vars(optimiser).update(kept)
+
+
+def identity_of(model, *data):
+    """Model and data as text, by which a checkpoint of theirs is told from others': kind, size, recipe, options, SHA-256 of the arrays."""
+    sha = hashlib.sha256()
+    for array in map(np.ascontiguousarray, data):
+        sha.update(f"{array.dtype.str} {array.shape}".encode() + array.tobytes())
+    return (f"{type(model).__name__} p={model.theta.size} {getattr(model, 'twin', '')} {getattr(model, 'recipe', '')} "
+            f"{getattr(model, 'options', {})} {sha.hexdigest()}")

@@ -205,14 +205,18 @@ class LatentODE:
         return perceptron(states.reshape(-1, self.latent), self.parts.layers(self.theta, "decoder")).reshape(
             len(z0), states.shape[1], -1)
 
-    def fit(self, data, epochs, size=16, learning_rates=(0.02, 0.001), seed=0, kl_weight=1.0, progress=None, every=100):
-        """Move theta down the gradient on mini-batches of the series in ``data``, by Adam; itself."""
+    def fit(self, data, epochs, size=16, learning_rates=(0.02, 0.001), seed=0, kl_weight=1.0, progress=None, every=100,
+            **options):
+        """Move theta down the gradient on mini-batches of the series in ``data``, by Adam; itself.
+
+        ``options`` are further ones of `refnode.models.training.fit`, such as clip, validate, checkpoint, resume.
+        """
         def loss_and_gradient(theta, batch, noise):
             found = self.gradient(batch, noise, theta, kl_weight)
             return found.loss, found.theta, found.stats
 
         self.theta = fitted(self, loss_and_gradient, data, lambda rng, count: rng.standard_normal((count, self.latent)),
-                            epochs, size, learning_rates, seed, progress, every)
+                            epochs, size, learning_rates, seed, progress, every, options, f" kl_weight={kl_weight!r}")
         return self
 
 

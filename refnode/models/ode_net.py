@@ -36,6 +36,7 @@ from refnode.layers.parameters import ParameterLayout, initial_parameters
 from refnode.layers.softmax import cross_entropy, cross_entropy_hvp, cross_entropy_vjp
 from refnode.losses import Loss
 from refnode.models import training
+from refnode.models.fit_settings import identity_of
 from refnode.models.solved import solved
 from refnode.optimisers import Adam
 from refnode.problems.problem import Problem
@@ -321,11 +322,13 @@ class OdeNet:
             wrong += int(np.count_nonzero(self.logits(x[own]).argmax(axis=1) != labels[own]))
         return wrong / len(x)
 
-    def fit(self, x, labels, epochs, batch=64, rates=(0.01, 0.0005), seed=0, validate=None, progress=None, l2=0.0):
+    def fit(self, x, labels, epochs, batch=64, rates=(0.01, 0.0005), seed=0, validate=None, progress=None, l2=0.0,
+            **options):
         """Adam with a decaying step and the penalty 1/2 l2 |theta|², on random mini-batches. ``theta`` becomes the last.
 
-        ``validate(model) -> float`` is recorded after every epoch, and chooses nothing. Returns a `Fit`, and the number
-        of gradients that were unreliable.
+        ``validate(model) -> float`` is recorded after every epoch, and chooses nothing. ``options`` are further ones of
+        `refnode.models.training.fit`, such as clip, checkpoint, resume. Returns a `Fit`, and the number of gradients that
+        were unreliable.
         """
         x, unreliable = checked_images(x, self.image), []
         labels = checked_labels(labels, len(x), self.classes)
@@ -343,7 +346,7 @@ class OdeNet:
         found = training.fit(
             self.theta, evaluate, batches, Adam(rates[0]), ExponentialDecay(*rates, steps * max(epochs, 1)), epochs=epochs,
             validate=None if validate is None else validated, seed=[seed, 4], progress=progress, every=steps,
-            l2=l2)
+            l2=l2, **({"identity": identity_of(self, x, labels), **options} if options else {}))
         self.theta = found.last_theta
         return found, sum(unreliable)
 

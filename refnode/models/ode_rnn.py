@@ -161,14 +161,18 @@ class OdeRnn:
         x = self.head(self.path(asked, self.theta).before, self.theta)
         return x[np.searchsorted(asked.ts, ts)].transpose(1, 0, 2)
 
-    def fit(self, data, epochs, size=16, learning_rates=(0.01, 0.001), seed=0, progress=None, every=100):
-        """Move theta down the gradient on mini-batches of the series in ``data``, by Adam; itself."""
+    def fit(self, data, epochs, size=16, learning_rates=(0.01, 0.001), seed=0, progress=None, every=100,
+            **options):
+        """Move theta down the gradient on mini-batches of the series in ``data``, by Adam; itself.
+
+        ``options`` are further ones of `refnode.models.training.fit`, such as clip, validate, checkpoint, resume.
+        """
         def loss_and_gradient(theta, batch, _):
             found = self.gradient(batch, theta)
             return found.loss, found.theta, found.stats
 
         self.theta = fitted(self, loss_and_gradient, data, lambda rng, count: None, epochs, size, learning_rates, seed,
-                            progress, every)
+                            progress, every, options)
         return self
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from refnode.checks import real_vector
 from refnode.errors import InvalidInputError, InvalidTypeError
+from refnode.models.fit_settings import identity_of
 from refnode.models.training import fit, mini_batches
 from refnode.optimisers import Adam
 from refnode.schedules import ExponentialDecay
@@ -177,10 +178,12 @@ def backwards(steps):
 
 # --- the fit of a model ---------------------------------------------------------------------------
 
-def fitted(model, loss_and_gradient, data, draw, epochs, size, learning_rates, seed, progress, every):
+def fitted(model, loss_and_gradient, data, draw, epochs, size, learning_rates, seed, progress, every, options,
+           said=""):
     """The parameters after so many epochs of Adam over mini-batches of ``size`` series, recorded in the model's history.
 
-    ``draw(rng, count)`` is what else is random in a batch; ``loss_and_gradient(theta, batch, drawn)`` has it.
+    ``draw(rng, count)`` is what else is random in a batch; ``loss_and_gradient(theta, batch, drawn)`` has it; ``options`` are
+    further ones of `refnode.models.training.fit`, and ``said`` is what a checkpoint of the run has to share beside them.
     """
     require_channels(data, model.d)
     size = min(size, len(data.values))
@@ -192,5 +195,5 @@ def fitted(model, loss_and_gradient, data, draw, epochs, size, learning_rates, s
     schedule = ExponentialDecay(*learning_rates, max(epochs * math.ceil(len(data.values) / size), 1))
     found = fit(model.theta, lambda theta, batch: loss_and_gradient(theta, data.take(batch[0]), batch[1]), batches,
                 Adam(learning_rates[0]), schedule, epochs=epochs, history=model.history, progress=progress, every=every,
-                seed=seed)
+                seed=seed, **({"identity": identity_of(model, data.ts, data.values, data.observed) + said, **options} if options else {}))
     return found.theta

@@ -121,12 +121,16 @@ class TimedRNN:
             state, last = self.cell.form(inputs, state, *self.parts.arrays(self.theta, "cell")), np.full_like(last, t)
         return found
 
-    def fit(self, data, epochs, size=16, learning_rates=(0.01, 0.001), seed=0, progress=None, every=100):
-        """Move theta down the gradient on mini-batches of the series in ``data``, by Adam; itself."""
+    def fit(self, data, epochs, size=16, learning_rates=(0.01, 0.001), seed=0, progress=None, every=100,
+            **options):
+        """Move theta down the gradient on mini-batches of the series in ``data``, by Adam; itself.
+
+        ``options`` are further ones of `refnode.models.training.fit`, such as clip, validate, checkpoint, resume.
+        """
         def loss_and_gradient(theta, batch, _):
             found = self.gradient(batch, theta)
             return found.loss, found.theta, found.stats
 
         self.theta = fitted(self, loss_and_gradient, data, lambda rng, count: None, epochs, size, learning_rates, seed,
-                            progress, every)
+                            progress, every, options)
         return self
