@@ -47,7 +47,7 @@ class FFJORDResult:
     estimates : dict of str to ndarray, shape (ESTIMATES,)
         Of the same loss, by kind of noise, at the same batch.
     costs : dict of str to list of float
-        Seconds for one gradient at the dimensions `DIMENSIONS`: "exact" and "hutchinson".
+        Processor time of one gradient, [s], at the dimensions `DIMENSIONS`: "exact" and "hutchinson".
     evidence : GradientEvidence
         For the gradient with fixed noise at the trained parameters.
     """
@@ -72,7 +72,7 @@ class FFJORDResult:
             error = (values.mean() - self.exact_loss) / (values.std() / np.sqrt(values.size))
             lines.append(f"loss of one batch, {self.exact_loss:.4f}: by {noise} noise {values.mean():.4f} "
                          f"+- {values.std():.4f}, mean off by {abs(error):.1f} standard errors")
-        lines += ["seconds a gradient, d = " + ", ".join(map(str, DIMENSIONS)) + ": " + "; ".join(
+        lines += ["processor seconds a gradient, d = " + ", ".join(map(str, DIMENSIONS)) + ": " + "; ".join(
             f"{name} " + ", ".join(f"{s:.4f}" for s in seconds) for name, seconds in self.costs.items()),
             f"integral of the learnt density: {self.mass}", str(self.evidence)]
         return "\n".join(lines)
@@ -139,7 +139,7 @@ def estimates(model, x, seed):
 
 
 def costs(seed):
-    """Seconds for one gradient of a flow of two hidden layers, in `COST_STEPS` steps, by dimension: the least of five."""
+    """Processor time [s] of one gradient of a flow of two hidden layers, in `COST_STEPS` steps, by dimension: the least of five."""
     found = {"exact": [], "hutchinson": []}
     for d in DIMENSIONS:
         x = np.random.default_rng([seed, d]).standard_normal((COST_BATCH, d))
@@ -148,9 +148,9 @@ def costs(seed):
             model.options = {"n_steps": COST_STEPS}
             probes, times = model.draw_probes(COST_BATCH, np.random.default_rng(seed)), []
             for _ in range(5):
-                started = time.perf_counter()
+                started = time.process_time()
                 model.gradient(x, probes)
-                times.append(time.perf_counter() - started)
+                times.append(time.process_time() - started)
             seconds.append(min(times))
     return found
 
@@ -199,7 +199,7 @@ def draw_estimate(result, file):
         for (name, seconds), colour, marker in zip(result.costs.items(), (COLOURS[4], COLOURS[0]), "os"):
             right.plot(DIMENSIONS, 1e3 * np.array(seconds), marker=marker, color=colour,
                        label={"exact": "exact trace", "hutchinson": "Hutchinson's estimate"}[name])
-        right.set(xscale="log", yscale="log", xlabel="dimension", ylabel="milliseconds a gradient",
+        right.set(xscale="log", yscale="log", xlabel="dimension", ylabel="milliseconds a gradient, processor time",
                   title=f"{COST_STEPS} steps, {COST_BATCH} samples, two layers of {COST_WIDTH}")
         right.set_xticks(DIMENSIONS, DIMENSIONS)
         least, most = (1e3 * f(map(f, result.costs.values())) for f in (min, max))

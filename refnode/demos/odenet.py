@@ -57,7 +57,7 @@ class Row:
     bytes_held : int
         By the block for the reverse sweep of one mini-batch, counted from its arrays, at the end of training.
     seconds : float
-        Of training.
+        Of training, processor time.
     nfe, nfe_reverse : list of float
         Evaluations a gradient, mean of each epoch.
     errors : list of float
@@ -215,17 +215,17 @@ def twins_of(images, recipes, seed, options):
 
 def trained(label, model, images, epochs, seed):
     """Train one twin; its `Row`."""
-    begin = time.perf_counter()
+    begin = time.process_time()
     watched = 0.0
 
     def test_error(model):
         nonlocal watched
-        start = time.perf_counter()
+        start = time.process_time()
         error = model.error(images.test_x, images.test_labels)
-        watched += time.perf_counter() - start
+        watched += time.process_time() - start
         return error
     found, unreliable = model.fit(images.x, images.labels, epochs, BATCH, RATES, seed, test_error, l2=L2)
-    seconds, history = time.perf_counter() - begin - watched, found.history
+    seconds, history = time.process_time() - begin - watched, found.history
     by_epoch = lambda values: [float(np.mean(part)) for part in np.array_split(values, epochs)]
     last = model.gradient(images.x[:BATCH], images.labels[:BATCH])
     return Row(label, model.recipe, history.validation[-1], model.theta.size, last.bytes_held, seconds, by_epoch(history.nfe),

@@ -57,9 +57,15 @@ def draw_epochs(axes, row):
     epochs = np.arange(1, len(row.nfe) + 1)
     axes.plot(epochs, row.nfe, "o-", color=FIT, label="forward")
     axes.plot(epochs, row.nfe_reverse, "s-", color=DATA, label="backward")
-    axes.set(ylim=(0, 1.15 * max(row.nfe + row.nfe_reverse)), xlabel="epoch", ylabel="evaluations a gradient",
+    axes.set(**epoch_axis(len(epochs)), ylim=(0, 1.15 * max(row.nfe + row.nfe_reverse)), ylabel="evaluations a gradient",
              title="d   Evaluations against training epoch")
     axes.legend(loc="lower right")
+
+
+def epoch_axis(count):
+    """The axis of epochs 1 .. count: whole numbers, also where there is but one."""
+    every = max(-(-count // 8), 1)
+    return {"xlim": (0.5, count + 0.5), "xticks": range(every, count + 1, every), "xlabel": "epoch"}
 
 
 # --- training ---------------------------------------------------------------------------------------
@@ -77,7 +83,7 @@ def draw_learning(axes, rows):
     """Test error against epoch for every twin."""
     for row, colour in zip(rows, COLOURS):
         axes.plot(np.arange(1, len(row.errors) + 1), 100 * np.array(row.errors), "o-", color=colour, markersize=4, label=row.label)
-    axes.set(ylim=(0, None), xlabel="epoch", ylabel="test error [%]", title="Test error of the twins")
+    axes.set(**epoch_axis(len(rows[0].errors)), ylim=(0, None), ylabel="test error [%]", title="Test error of the twins")
     axes.legend(fontsize=9)
 
 
