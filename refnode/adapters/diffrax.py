@@ -6,7 +6,8 @@ import time
 import numpy as np
 
 from refnode.adapters.answer_form import Mode, answer_form, checked_choice, versions_of
-from refnode.adapters.translate import Task, array_library
+from refnode.adapters.translate import Task, array_library, switched_rhs
+from refnode.adapters.two_pieces import around_switch, solved_to_switch
 
 LIBRARY = "diffrax"
 METHODS = ("Dopri5", "Kvaerno5")
@@ -17,6 +18,8 @@ MODES = {
     "ForwardMode": Mode(METHODS[:1], "discrete_frozen", "ForwardMode(), with jax.jacfwd"),
     "Backsolve": Mode(METHODS, "exact", "BacksolveAdjoint(solver=..., stepsize_controller=...)"),
     "BacksolveSeminorm": Mode(METHODS[:1], "exact", "BacksolveAdjoint with norm=adjoint_rms_seminorm"),
+    "Event": Mode(METHODS[:1], "discrete_frozen", "diffeqsolve to the switch, an Event with root_finder=optimistix.Newton where "
+                  "the state decides, and another from there"),
 }
 STAGES = {"Dopri5": 6}          # evaluations a step; implicit methods iterate besides
 
@@ -55,7 +58,7 @@ def _compiled(text, mode, method):
     """The compiled program (y0, theta, times, rtol, atol) -> ((loss, (ys, steps)), gradients), and the seconds it took."""
     import jax
     task = Task(json.loads(text))
-    loss = _loss_of(task, mode, method)
+    loss = _loss_in_two(task, method) if mode == "Event" else _loss_of(task, mode, method)
     inputs = (0, 1) if mode.startswith("Backsolve") else (0, 1, 2)      # backsolve refuses derivatives in times
     if mode == "ForwardMode":
         program = _by_jacfwd(jax, loss, inputs)
@@ -94,4 +97,37 @@ def _loss_of(task, mode, method):
             term, solver, times[0], times[-1], None, y0, args=theta, saveat=diffrax.SaveAt(ts=times),
             stepsize_controller=controller, adjoint=adjoint(controller, rtol, atol), max_steps=MAX_STEPS)
         return loss_of_states(solution.ys, theta), (solution.ys, solution.stats["num_steps"])
+    return loss
+
+
+def _loss_in_two(task, method):
+    """The loss of a solve to the switch and another from there; a first solve has told which times are before it."""
+    import diffrax
+    import jax.numpy as jnp
+    import optimistix
+    pieces, kind, surface = switched_rhs(jax_library(), task.problem["rhs"], task.n)
+    first, second = (diffrax.ODETerm(f) for f in pieces)
+    early, late = (np.array(rows) for rows in around_switch(task, solved_to_switch(task, task.y0, task.theta)[0]))
+    loss_of_states = task.loss(jax_library())
+
+    def loss(y0, theta, times, rtol, atol):
+        def solve(term, start, end, y, saveat, **more):
+            return diffrax.diffeqsolve(
+                term, getattr(diffrax, method)(), start, end, None, y, args=theta, saveat=saveat, max_steps=MAX_STEPS,
+                stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol), **more)
+
+        if kind == "time":
+            at = surface(times[0], y0, theta)
+            to_switch = solve(first, times[0], at, y0, diffrax.SaveAt(t1=True))
+        else:
+            event = diffrax.Event(lambda t, y, args, **_: surface(t, y, args), optimistix.Newton(rtol, atol))
+            to_switch = solve(first, times[0], times[-1], y0, diffrax.SaveAt(t1=True), event=event)
+            at = to_switch.ts[-1]
+        rows, steps = [y0[None]], to_switch.stats["num_steps"]
+        if len(early) > 1:
+            before = solve(first, times[0], times[early[-1]], y0, diffrax.SaveAt(ts=times[early[1:]]))
+            rows, steps = [*rows, before.ys], steps + before.stats["num_steps"]
+        after = solve(second, at, times[-1], to_switch.ys[-1], diffrax.SaveAt(ts=times[late]))
+        ys = jnp.concatenate([*rows, after.ys])
+        return loss_of_states(ys, theta), (ys, steps + after.stats["num_steps"])
     return loss

@@ -5,12 +5,15 @@ import numpy as np
 
 from refnode.adapters.answer_form import Mode, answer_form, checked_choice, versions_of
 from refnode.adapters.translate import NUMPY, Task
+from refnode.adapters.two_pieces import solved_in_two
 
 LIBRARY = "scipy"
 METHODS = ("RK45", "LSODA")
 MODES = {
     "approx_fprime": Mode(METHODS[:1], "unknown", "scipy.optimize.approx_fprime, its own step 1.5e-8", default=True),
     "central": Mode(METHODS, "unknown", "central differences, step eps^(1/3) max(1, |x|)"),
+    "central_event": Mode(METHODS[:1], "unknown", "the same, stopped at the switch (by an event, where the state decides) and "
+                          "started again"),
 }
 
 STEP = float(np.cbrt(np.finfo(float).eps))
@@ -26,29 +29,33 @@ def versions():
 class Solves:
     """The loss as a function of (y0, theta): one solve an evaluation, counted."""
 
-    def __init__(self, task, method, rtol, atol):
-        self.task, self.options = task, {"method": method, "rtol": rtol, "atol": atol}
+    def __init__(self, task, method, rtol, atol, in_two=False):
+        self.task, self.options, self.in_two = task, {"method": method, "rtol": rtol, "atol": atol}, in_two
         self.f, self.of_states, self.nfev = task.rhs(NUMPY), task.loss(NUMPY), 0
         self.first = None
 
     def __call__(self, inputs):
-        from scipy.integrate import solve_ivp
         n = self.task.y0.size
-        theta, times = inputs[n:], self.task.grid
-        result = solve_ivp(lambda t, y: self.f(t, y, theta), (times[0], times[-1]), inputs[:n], t_eval=times,
-                           **self.options)
-        self.nfev += result.nfev
+        y0, theta = inputs[:n], inputs[n:]
+        ys, nfev = solved_in_two(self.task, y0, theta, **self.options) if self.in_two else self._at_once(y0, theta)
+        self.nfev += nfev
+        self.first = ys if self.first is None else self.first
+        return float(self.of_states(ys, theta))
+
+    def _at_once(self, y0, theta):
+        from scipy.integrate import solve_ivp
+        times = self.task.grid
+        result = solve_ivp(lambda t, y: self.f(t, y, theta), (times[0], times[-1]), y0, t_eval=times, **self.options)
         if not result.success:
             raise RuntimeError(f"solve_ivp: {result.message}")
-        self.first = result.y.T if self.first is None else self.first
-        return float(self.of_states(result.y.T, theta))
+        return result.y.T, result.nfev
 
 
 def answer(problem, mode, method, rtol, atol):
     """The answer of SciPy; see `refnode.adapters`."""
     from scipy.optimize import approx_fprime
     choice, task = checked_choice(LIBRARY, MODES, mode, method), Task(problem)
-    loss, inputs = Solves(task, method, rtol, atol), np.concatenate([task.y0, task.theta])
+    loss, inputs = Solves(task, method, rtol, atol, mode == "central_event"), np.concatenate([task.y0, task.theta])
     started = time.process_time()
     value = loss(inputs)
     alone = loss.nfev

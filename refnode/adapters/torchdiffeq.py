@@ -3,7 +3,8 @@ import functools
 import time
 
 from refnode.adapters.answer_form import Mode, answer_form, checked_choice, versions_of
-from refnode.adapters.translate import Task, array_library
+from refnode.adapters.translate import Task, array_library, switched_rhs
+from refnode.adapters.two_pieces import around_switch
 
 LIBRARY = "torchdiffeq"
 METHODS = ("dopri5", "dopri8")
@@ -11,6 +12,9 @@ MODES = {
     "odeint": Mode(METHODS, "discrete_frozen", "odeint(f, y0, t), then backward()", default=True),
     "odeint_adjoint": Mode(METHODS[:1], "exact", "odeint_adjoint(f, y0, t), then backward()"),
     "seminorm": Mode(METHODS[:1], "exact", "odeint_adjoint(..., adjoint_options={'norm': 'seminorm'})"),
+    "event": Mode(METHODS[:1], "discrete_frozen", "odeint_event to the switch (odeint to it, where its time is given), then "
+                  "odeint from there; parameters where the field has them"),
+    "event_of_states": Mode(METHODS[:1], "discrete_frozen", "the same, with the parameters as further states that do not move"),
 }
 
 
@@ -63,10 +67,14 @@ def answer(problem, mode, method, rtol, atol):
     choice, task = checked_choice(LIBRARY, MODES, mode, method), Task(problem)
     field, y0 = counted_module(task), torch.tensor(task.y0, requires_grad=True)
     times = torch.tensor(task.grid, requires_grad=True)
-    solve = torchdiffeq.odeint if mode == "odeint" else torchdiffeq.odeint_adjoint
-    more = {"adjoint_options": {"norm": "seminorm"}} if mode == "seminorm" else {}
+    options = {"rtol": rtol, "atol": atol, "method": method}
     started = time.process_time()
-    ys = solve(field, y0, times, rtol=rtol, atol=atol, method=method, **more)
+    if mode.startswith("event"):
+        ys = _solved_in_two(task, field, y0, times, mode == "event_of_states", options)
+    else:
+        solve = torchdiffeq.odeint if mode == "odeint" else torchdiffeq.odeint_adjoint
+        more = {"adjoint_options": {"norm": "seminorm"}} if mode == "seminorm" else {}
+        ys = solve(field, y0, times, **options, **more)
     value = task.loss(torch_library())(ys, field.theta)
     forward_calls = field.calls
     value.backward()
@@ -74,3 +82,33 @@ def answer(problem, mode, method, rtol, atol):
     return answer_form(
         task, LIBRARY, versions()["torchdiffeq"], mode, method, choice.truth, ys.detach().numpy(), value.item(),
         gradient_of(y0), gradient_of(field.theta), None if times.grad is None else times.grad.numpy(), stats)
+
+
+def _solved_in_two(task, field, y0, times, lifted, options):
+    """The states at the times, of a solve to the switch and another from there; lifted: theta beside y in the state."""
+    import torch
+    import torchdiffeq
+    library, n = torch_library(), task.n
+    pieces, kind, surface = switched_rhs(library, task.problem["rhs"], n)
+    halves = (lambda x: (x[:n], x[n:])) if lifted else (lambda x: (x, field.theta))
+    still = torch.zeros(task.theta.size * lifted, dtype=y0.dtype)
+    state, solve = torch.cat([y0, field.theta]) if lifted else y0, functools.partial(torchdiffeq.odeint, **options)
+
+    def rates(f, t, x):
+        field.calls += 1
+        return torch.cat([f(t, *halves(x)), still])
+
+    def guard(t, x):
+        return surface(t, *(library.split(half) for half in halves(x)))
+
+    first, second = (functools.partial(rates, f) for f in pieces)
+    if kind == "time":
+        at = guard(times[0], state)
+        state_there = solve(first, state, torch.stack([times[0], at]))[-1]
+    else:
+        at, path = torchdiffeq.odeint_event(first, state, times[0], event_fn=guard, **options)
+        state_there = path[-1]
+    early, late = around_switch(task, at.item())
+    rows = [solve(first, state, times[early])] if len(early) > 1 else [state[None]]
+    rows.append(solve(second, state_there, torch.cat([at.reshape(1), times[late]]))[1:])
+    return torch.cat(rows)[:, :n]

@@ -163,17 +163,30 @@ def _pieces(library, rhs, n):
 
     The first holds until t reaches the switch's time, or while its text of the state is below 0.
     """
-    before, after = (translated_rhs(library, piece, n) for piece in rhs["pieces"])
-    (kind, text), = rhs["switch"].items()
-    surface = translated(library, text)
+    (before, after), kind, surface = switched_rhs(library, rhs, n)
 
     def f(t, y, theta):
-        parts, parameters = library.split(y), library.split(theta)
-        value = surface(t, parts, parameters)
+        parts = library.split(y)
+        value = surface(t, parts, library.split(theta))
         is_before = t < value if kind == "time" else value < 0.0
         first, second = library.split(before(t, y, theta)), library.split(after(t, y, theta))
         return library.stack([library.where(is_before, first[i], second[i]) for i in range(n)], parts[0])
     return f
+
+
+def switched_rhs(library, rhs, n):
+    """(the right-hand sides before and after the switch, "time" or "state", its text as (t, y, theta) -> value).
+
+    Raises
+    ------
+    NotExpressible
+        If there is no switch.
+    """
+    if "pieces" not in rhs:
+        raise NotExpressible("this way is for right-hand sides with a switch, and there is none")
+    before, after = (translated_rhs(library, piece, n) for piece in rhs["pieces"])
+    (kind, text), = rhs["switch"].items()
+    return (before, after), kind, translated(library, text)
 
 
 # --- a whole problem ------------------------------------------------------------------------------
