@@ -166,6 +166,26 @@ def test_event_times_in_closed_form():
     np.testing.assert_allclose(decay["theta"], [-np.log(4.0) / 0.75 ** 2, -1.0 / (0.75 * 0.5)], rtol=1e-13)
 
 
+def test_a_bounce_in_closed_form():
+    """At the ground after t_1 = (v + u)/g, u = sqrt(v^2 + 2 g h); from there with the velocity e u: -e y is that flight."""
+    record = REFERENCE_PROBLEMS["bounce/once"]
+    (h, v), (g, e) = record.y0, record.theta
+    u = np.sqrt(v ** 2 + 2.0 * g * h)
+    at, weights = record.t0 + (v + u) / g, np.array(record.loss["weights"])
+
+    def gradient_of_loss(h, v, g, e):
+        late = np.array(record.ts) - record.t0 - (v + np.sqrt(v ** 2 + 2.0 * g * h)) / g
+        speed = e * np.sqrt(v ** 2 + 2.0 * g * h)
+        flight = np.array([speed * late - g * late ** 2 / 2.0, speed - g * late])
+        return np.sum(weights * flight / -e)
+
+    assert record.t0 < at < record.ts[0] and record.t1 < at + 2.0 * e * u / g           # once, and before the observations
+    exact, x = exact_gradient(record), np.array([h, v, g, e])
+    found = [gradient_of_loss(*(x + 1e-20j * unit)).imag / 1e-20 for unit in np.eye(4)]
+    assert exact["loss"] == pytest.approx(gradient_of_loss(*x), rel=1e-13)
+    np.testing.assert_allclose(np.concatenate([exact["y0"], exact["theta"]]), found, rtol=1e-12)
+
+
 # --- without a closed form: the variational equation, under its own error control ------------------------
 
 @ids([record for record in SMOOTH if record not in SOLVABLE])

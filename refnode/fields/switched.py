@@ -322,3 +322,57 @@ def timed_decay_hvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_bar, dy_bar_t
 timed_decay = VectorField(
     timed_decay_rhs, jvp=timed_decay_jvp, vjp=timed_decay_vjp, hvp=timed_decay_hvp, name="timed_decay", n=2, p=2,
     state_names=("amount", "clock"), parameter_names=("rate", "level"))
+
+
+# --- a ball that bounces once ---------------------------------------------------------------------
+
+@host_device
+def bounce_rhs(t, y, theta, tape, dy):
+    """height' = v, v' = -g before the ball meets the ground, height', v' = v, g/e behind it; theta = (g, e).
+
+    The flight after the bounce, in a mirror that also stretches by 1/e (Ivanov 1993): the height is -e y[0] and the velocity
+    -e y[1], so that the velocity, which the bounce makes -e times what it was, does not jump here.
+    """
+    w = 1.0 * ((-y[0]).real < 0.0)
+    dy[0] = y[1]
+    dy[1] = -w * theta[0] + (1.0 - w) * theta[0] / theta[1]
+
+
+@host_device
+def bounce_jvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_tan):
+    """Tangent of `bounce_rhs` within the pieces."""
+    w = 1.0 * ((-y[0]).real < 0.0)
+    dy_tan[0] = y_tan[1]
+    dy_tan[1] = (-w * theta_tan[0]
+                 + (1.0 - w) * (theta_tan[0] - theta[0] / theta[1] * theta_tan[1]) / theta[1])
+
+
+@host_device
+def bounce_vjp(t, y, theta, tape, dy_bar, t_bar, y_bar, theta_bar):
+    """Transpose of `bounce_jvp`."""
+    w = 1.0 * ((-y[0]).real < 0.0)
+    # dy[0] = y[1]; dy[1] = -w*theta[0] + (1 - w)*theta[0]/theta[1]
+    y_bar[1] += dy_bar[0]
+    theta_bar[0] += -w * dy_bar[1] + (1.0 - w) * dy_bar[1] / theta[1]
+    theta_bar[1] -= (1.0 - w) * theta[0] / theta[1] * dy_bar[1] / theta[1]
+
+
+@host_device
+def bounce_hvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_bar, dy_bar_tan, t_bar_tan, y_bar_tan,
+               theta_bar_tan):
+    """Tangent of `bounce_vjp` within the pieces."""
+    w = 1.0 * ((-y[0]).real < 0.0)
+    # y_bar[1] += dy_bar[0]
+    y_bar_tan[1] += dy_bar_tan[0]
+    # theta_bar[0] += -w*dy_bar[1] + (1 - w)*dy_bar[1]/theta[1]
+    late_bar = (1.0 - w) * dy_bar[1] / theta[1]
+    late_bar_tan = ((1.0 - w) * dy_bar_tan[1] - late_bar * theta_tan[1]) / theta[1]
+    theta_bar_tan[0] += -w * dy_bar_tan[1] + late_bar_tan
+    # theta_bar[1] -= theta[0]*late_bar/theta[1]
+    ratio = theta[0] / theta[1]
+    theta_bar_tan[1] -= (theta_tan[0] - ratio * theta_tan[1]) / theta[1] * late_bar + ratio * late_bar_tan
+
+
+bounce = VectorField(
+    bounce_rhs, jvp=bounce_jvp, vjp=bounce_vjp, hvp=bounce_hvp, name="bounce", n=2, p=2,
+    state_names=("height", "velocity"), parameter_names=("gravity", "restitution"))

@@ -69,4 +69,5 @@ CONDITION_NUMBERS = {
     "timed_fall/event_time": 32.0,
     "timed_decay/event_time": 25.0,
     "timed_decay/observed_at_event": 22.0,
+    "bounce/once": 66.0,
 }

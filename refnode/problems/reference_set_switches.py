@@ -5,7 +5,7 @@ The time of an event is measured without events: a clock is one more state, whic
 import math
 
 from refnode.fields.switched import (
-    dose_decay, kink_forcing, state_rate, step_forcing, time_rate, timed_decay, timed_fall)
+    bounce, dose_decay, kink_forcing, state_rate, step_forcing, time_rate, timed_decay, timed_fall)
 from refnode.problems.reference_problem import dyadic, expr, linear, reference
 
 ALL = ("jvp", "vjp", "hvp")
@@ -71,4 +71,10 @@ PROBLEMS = (
         y0=[1.0, 0.0], theta=[1.0, 0.5], span=(0.0, 1.0), ts=[HALF_LIFE - 2.0 ** -20, HALF_LIFE + 2.0 ** -20, 1.0],
         loss=linear([[1.0, 0.5, 0.25], [0.5, 1.0, -0.5]]), hvp_direction=None, withheld=ALL, exposes=("state_switch_ignored",),
         note="Observed 2^-20 before and after the clock stops at log 2" + REFUSED),
+    reference(
+        "bounce/once", bounce, pieces(["y[1]", "-theta[0]"], ["y[1]", "theta[0]/theta[1]"], state="-y[0]"),
+        y0=[2.0, 0.25], theta=[9.8125, 0.75], span=(0.125, 1.5), ts=[1.0, 1.25, 1.5],
+        loss=linear([[0.5, -1.0, 1.0], [0.25, 0.125, -0.5]]), hvp_direction=None, withheld=ALL, exposes=("state_switch_ignored",),
+        note="A ball falls, and bounces with a restitution e; after the bounce the state shows the flight divided by -e, which is "
+             "continuous: the height is -e y[0], the velocity -e y[1]" + REFUSED),
 )

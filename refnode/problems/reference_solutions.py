@@ -128,6 +128,13 @@ def timed_decay_before():
     return expr(f"y0[0]*exp(-theta[0]*{S})", f"y0[1] + {S}")
 
 
+def bounce():
+    """At the ground after (v + u)/g with the velocity -u, u = sqrt(v^2 + 2 g h); from there a parabola of g/e."""
+    u = "sqrt(y0[1]**2 + 2*theta[0]*y0[0])"
+    late = f"({S} - (y0[1] + {u})/theta[0])"
+    return expr(f"-{u}*{late} + theta[0]/theta[1]*{late}**2/2", f"-{u} + theta[0]/theta[1]*{late}")
+
+
 # --- which problem has which ------------------------------------------------------------------------
 
 FORMS = {
@@ -136,6 +143,7 @@ FORMS = {
     "sine_forcing": sine_forcing, "damped_rotation": damped_rotation, "forced_oscillator": forced_oscillator,
     "linear_density": linear_density, "kink_forcing": kink_forcing, "step_forcing": step_forcing,
     "dose_decay": dose_decay, "time_rate": time_rate, "state_rate": state_rate, "timed_fall": timed_fall, "timed_decay": timed_decay,
+    "bounce": bounce,
 }
 
 # Integral of the running cost over [t0, t], as text.
