@@ -10,21 +10,24 @@ import pytest
 
 import refnode
 from refnode.adapters import ADAPTERS, adapter_named
-from refnode.adapters.answer_form import numbers
+from refnode.adapters.answer_form import NotExpressible, numbers
 from refnode.errors import InvalidInputError
+from refnode.problems.certified import certified
 from refnode.problems.reference_set import REFERENCE_PROBLEMS
 
 LIBRARIES = {"torchdiffeq": "torchdiffeq", "diffrax": "diffrax", "torchode": "torchode", "casadi": "casadi", "autograd": "autograd",
              "scipy": "scipy", "refnode": "numba"}
 WAYS = {                            # default method of every way
-    "torchdiffeq": ("odeint", "odeint_adjoint", "seminorm"),
-    "diffrax": ("RecursiveCheckpoint", "Direct", "ForwardMode", "Backsolve", "BacksolveSeminorm"),
+    "torchdiffeq": ("odeint", "odeint_adjoint", "seminorm", "event", "event_of_states"),
+    "diffrax": ("RecursiveCheckpoint", "Direct", "ForwardMode", "Backsolve", "BacksolveSeminorm", "Event"),
     "torchode": ("AutoDiff", "AutoDiffFrozen", "Backsolve", "BacksolveFromT0"),
     "casadi": ("forward", "adjoint", "adjoint_quad_err_con", "adjoint_polynomial"),
-    "autograd": ("odeint",), "scipy": ("approx_fprime", "central"),
+    "autograd": ("odeint", "odeint_twice"), "scipy": ("approx_fprime", "central", "central_event"),
     "refnode": ("discrete", "forward", "interpolating", "backsolve", "quadrature", "gauss", "checkpointed", "through"),
 }
 WRONG = {("torchode", "Backsolve")}             # stops at the first observation and never reaches t0
+OF_SWITCHES = {("torchdiffeq", "event"), ("torchdiffeq", "event_of_states"), ("diffrax", "Event"), ("autograd", "odeint_twice"),
+               ("scipy", "central_event")}      # for right-hand sides in two pieces alone
 RTOL = 1e-6
 ERROR = 1e3 * RTOL                              # 1000 tolerances, as for refnode's own adjoints; healthy ones have 1 to 150
 
@@ -44,7 +47,8 @@ def error_of(yours, right):
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize("library, mode", [(library, mode) for library, modes in WAYS.items() for mode in modes])
+@pytest.mark.parametrize("library, mode", [(library, mode) for library, modes in WAYS.items() for mode in modes
+                                           if (library, mode) not in OF_SWITCHES])
 def test_gradients_on_lotka_volterra(library, mode, record, right):
     pytest.importorskip(LIBRARIES[library])
     adapter = adapter_named(library)
@@ -68,6 +72,40 @@ def test_losses_and_networks(library, id):
     (mode,) = [name for name, mode in adapter.MODES.items() if mode.default]
     answer = adapter.answer(json.loads(json.dumps(record.to_dict())), mode, adapter.MODES[mode].methods[0], RTOL, RTOL)
     assert error_of(answer["loss"], refnode.gradient(record.problem, rtol=1e-10, atol=1e-12).loss) <= ERROR
+
+
+def gradient_of(library, mode, id):
+    adapter = adapter_named(library)
+    adapter.versions()
+    answer = adapter.answer(json.loads(json.dumps(REFERENCE_PROBLEMS[id].to_dict())), mode, adapter.MODES[mode].methods[0], RTOL, RTOL)
+    return numbers(answer["loss"]), np.concatenate([numbers(answer["grad"]["y0"]), numbers(answer["grad"]["theta"])])
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("library, mode", sorted(OF_SWITCHES))
+@pytest.mark.parametrize("id", ["step_forcing/dose", "state_rate/threshold", "bounce/once"])
+def test_switches_solved_in_two(library, mode, id):
+    """Right where the library links the time of the switch to what it depends on; torchdiffeq's event knows no parameters."""
+    pytest.importorskip(LIBRARIES[library])
+    if (library, id) in {("autograd", "state_rate/threshold"), ("autograd", "bounce/once")}:
+        with pytest.raises(NotExpressible, match="finds no events"):
+            gradient_of(library, mode, id)
+        return
+    truth, (loss, found) = certified(id).values, gradient_of(library, mode, id)
+    right = np.concatenate([truth["grad_y0"], truth["grad_theta"]])
+    assert error_of(loss, truth["loss"]) <= ERROR
+    if (library, mode, id) == ("torchdiffeq", "event", "state_rate/threshold"):
+        assert found[1] == 0.0 and right[1] == -2.0             # the threshold
+        found[1] = right[1]
+    assert error_of(found, right) <= ERROR
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("library, mode", sorted(OF_SWITCHES))
+def test_ways_for_switches_need_one(library, mode):
+    pytest.importorskip(LIBRARIES[library])
+    with pytest.raises(NotExpressible, match="there is none"):
+        gradient_of(library, mode, "pendulum/swing")
 
 
 @pytest.mark.peers

@@ -6,7 +6,9 @@ import pytest
 
 from refnode.adapters.answer_form import NotExpressible, answer_form, numbers, plain
 from refnode.adapters.translate import NUMPY, Task, translated, translated_rhs
+from refnode.adapters.two_pieces import around_switch, solved_in_two, solved_to_switch
 from refnode.errors import InvalidInputError
+from refnode.problems.certified import certified
 from refnode.problems.reference_set import REFERENCE_PROBLEMS
 
 ROUNDING = 1e-13            # of a right-hand side or a loss, in units of the sum of its magnitudes
@@ -68,6 +70,44 @@ def test_time_switch_and_state_switch():
     assert [by_time(t, np.zeros(1), theta)[0] for t in (0.5, 1.5)] == [2.0, 0.5]
     by_state = translated_rhs(NUMPY, {"pieces": pieces, "switch": {"state": "y[0]-theta[0]"}}, 1)
     assert [by_state(0.0, np.array([y]), theta)[0] for y in (0.5, 1.0, 1.5)] == [2.0, 0.5, 0.5]
+
+
+IN_TWO = [id for id, record in REFERENCE_PROBLEMS.items() if "pieces" in record.rhs]
+
+
+@pytest.mark.parametrize("id", IN_TWO)
+def test_solved_to_the_switch_and_from_there(id):
+    """The states of the proven solution, by SciPy at 1e-10; the switch is where the certificate has it."""
+    task, truth = Task(as_read(REFERENCE_PROBLEMS[id])), certified(id).values
+    ys, _ = solved_in_two(task, task.y0, task.theta)
+    rows = [int(np.flatnonzero(task.grid == t)[0]) for t in task.ts]
+    np.testing.assert_allclose(ys[rows].T, truth["y"], rtol=1e-8, atol=1e-8)
+    t_switch, _, _ = solved_to_switch(task, task.y0, task.theta)
+    assert t_switch == pytest.approx(truth["event_time"], rel=1e-9)
+    early, late = around_switch(task, t_switch)
+    assert early[0] == 0 and [*early, *late] == list(range(len(task.grid)))
+    assert all(task.grid[row] < t_switch for row in early) and all(task.grid[row] > t_switch for row in late)
+
+
+@pytest.mark.parametrize("id", ["bounce/once", "step_forcing/dose"])
+def test_pieces_in_the_wrong_order_are_seen(id):
+    problem = as_read(REFERENCE_PROBLEMS[id])
+    problem["rhs"]["pieces"].reverse()
+    task, truth = Task(problem), certified(id).values
+    try:
+        ys, _ = solved_in_two(task, task.y0, task.theta)
+    except RuntimeError as error:
+        assert "was not reached" in str(error)
+    else:
+        assert np.max(np.abs(ys[-1] - truth["y"][:, -1])) > 1e-2
+
+
+def test_switches_that_are_not_there_are_told():
+    with pytest.raises(NotExpressible, match="there is none"):
+        solved_in_two(Task(as_read(REFERENCE_PROBLEMS["pendulum/swing"])), np.zeros(2), np.ones(2))
+    task = Task(as_read(REFERENCE_PROBLEMS["state_rate/threshold"]))
+    with pytest.raises(RuntimeError, match="was not reached"):
+        solved_to_switch(task, task.y0, np.array([99.0, 1.0, 3.0]))
 
 
 def test_grids_hold_every_time_once_in_order():
