@@ -80,6 +80,7 @@ FOREIGN_IN = {
     "torchode": {"adapters/torchode.py"},
     "jax": {"adapters/diffrax.py"},
     "diffrax": {"adapters/diffrax.py"},
+    "optimistix": {"adapters/diffrax.py"},              # the root finder of an event
     "casadi": {"adapters/casadi.py"},
     "autograd": {"adapters/autograd.py"},
     "pytest": {"pytest_plugin.py"},

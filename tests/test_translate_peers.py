@@ -140,7 +140,7 @@ def test_mutants_are_caught(library, id):
 def test_weights_read_column_by_column_are_caught(library, monkeypatch):
     """The matrices of a perceptron are row-major; read the other way they are other matrices."""
     import dataclasses
-    import refnode.adapters.translate as module
+    from refnode.adapters import translate as module
     perceptron = module._perceptron
 
     def transposed(arrays, mlp):

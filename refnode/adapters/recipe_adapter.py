@@ -48,11 +48,11 @@ def answer(problem, mode, method, rtol, atol):
 def native_problem(problem):
     """The `Problem` with its hand-written field if it is of the reference set, else with a field from its text."""
     from refnode.problems.reference_set import REFERENCE_PROBLEMS
+    known = REFERENCE_PROBLEMS.get(problem.get("id"))
+    if known is not None and known.to_dict()["sha256"] == problem.get("sha256") and "vjp" not in known.withheld:
+        return known.problem
     if "pieces" in problem["rhs"]:
         raise NotExpressible("no derivative through a right-hand side in pieces")
-    known = REFERENCE_PROBLEMS.get(problem.get("id"))
-    if known is not None and known.to_dict()["sha256"] == problem.get("sha256"):
-        return known.problem
     from refnode import Problem
     from refnode.fields.neural import mlp_field
     from refnode.fields.symbolic import from_expressions

@@ -169,5 +169,6 @@ def pull_interpolated(problem, recipe, options, own, seeds_of):
                              (path, scratch, np.empty(forward.theta.size)), integral=integral)
     sweep.run()
     if sweep.integral:
+        sweep.integral.finish(warn=not options.fixed)
         stats.update(sweep.integral.stats)
     return sweep.cotangents(stats), forward

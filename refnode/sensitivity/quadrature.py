@@ -4,10 +4,12 @@ The adjoint equation does not depend on the integral. So lambda is solved alone,
 over *panels*, pieces of time, by a rule with nodes inside: (ADJ-7). A pair of rules on the same nodes gives an
 error estimate, and a panel whose estimate exceeds the tolerance is halved: (ADJ-8).
 """
+import warnings
+
 import numpy as np
 from numba import types
 
-from refnode.errors import IntegrationError
+from refnode.errors import GradientWarning, IntegrationError
 from refnode.host_device import INTEGERS, MATRIX, RHS, RHS_VJP, VECTOR, driver, higher_order, host_device
 from refnode.sensitivity.equations import (
     PATH_TYPES, SCRATCH_TYPES, Interpolated, adjoint_along_path, read_path)
@@ -23,6 +25,7 @@ SUM_TYPES = types.Tuple((
 
 CAPACITY = 32              # steps of the adjoint held at once where each is summed as it is taken
 STEPS_A_PANEL = 8          # of the adjoint, in the first panels of the adaptive quadrature
+UNRESOLVED_WARNING = 100.0 # estimated error of Gauss's sum, in units of the tolerance; at most 10 for smooth integrands
 
 
 # --- rules ----------------------------------------------------------------------------------------
@@ -34,6 +37,19 @@ def gauss_legendre(count):
     """
     nodes, weights = np.polynomial.legendre.leggauss(count)
     return 0.5 + 0.5 * nodes, np.ascontiguousarray(np.tile(0.5 * weights, (2, 1)))
+
+
+def gauss_and_null(count):
+    """Gauss's rule, beside it the same less a null rule of its nodes and both ends (Berntsen and Espelid 1991).
+
+    The null rule is the divided difference of all count + 2 values: 0 for polynomials of degree count, and of the size of the
+    integrand where that is not smooth. Its weights sum up to 1 in magnitude, as Gauss's do.
+    """
+    inner, weights = gauss_legendre(count)
+    nodes, weights = np.concatenate([[0.0], inner, [1.0]]), np.pad(weights, ((0, 0), (1, 1)))
+    null = 1.0 / np.prod(nodes[:, None] - nodes + np.eye(nodes.size), axis=1)
+    weights[1] -= null / np.sum(np.abs(null))
+    return nodes, weights
 
 
 # Half of the symmetric pair, from the outermost node to the middle: Kronrod's node and weight, Gauss's weight.
@@ -58,7 +74,7 @@ def gauss_kronrod():
 
 def rule_named(quadrature, order):
     """The rule of a recipe: Gauss's to one degree more than the method's order needs, or Kronrod's pair."""
-    return gauss_legendre(order // 2 + 1) if quadrature == "gauss" else gauss_kronrod()
+    return gauss_and_null(order // 2 + 1) if quadrature == "gauss" else gauss_kronrod()
 
 
 # --- one panel ------------------------------------------------------------------------------------
@@ -75,9 +91,10 @@ def panel_sums(system, adjoint_path, nodes, weights, a, h, theta, tape, lam, lam
         t = a + nodes[i] * h
         read_path(P, times, lams, k, k_extra, t, system.w, lam)
         adjoint_along_path(system, t, lam, theta, tape, lam_rate, grad_rate)
-        for m in range(grad_rate.shape[0]):
-            sums[0, m] += h * weights[0, i] * grad_rate[m]
-            sums[1, m] += h * weights[1, i] * grad_rate[m]
+        for r in range(2):
+            if weights[r, i] != 0.0:
+                for m in range(grad_rate.shape[0]):
+                    sums[r, m] += h * weights[r, i] * grad_rate[m]
 
 
 @host_device
@@ -103,7 +120,7 @@ def sum_panels(f, f_vjp, path, scratch, adjoint_path, arguments):
 @higher_order
 def sum_good_panels(system, adjoint_path, nodes, weights, theta, tape, tolerance, panels, position, lam,
                     lam_rate, grad_rate, sums, errors, grad):
-    """Adds to grad (p,) the integral over every panel (start, length) whose error is at most 1; fills errors."""
+    """Adds to grad (p,) the integral over every panel (start, length) whose error is at most tolerance[2]; fills errors."""
     for _ in range(position[SLICE]):
         j = position[PANEL]
         if j == panels.shape[0]:
@@ -111,7 +128,7 @@ def sum_good_panels(system, adjoint_path, nodes, weights, theta, tape, tolerance
         panel_sums(system, adjoint_path, nodes, weights, panels[j, 0], panels[j, 1], theta, tape, lam, lam_rate,
                    grad_rate, sums)
         errors[j] = panel_error(sums, grad, tolerance)
-        if not errors[j] > 1.0:
+        if not errors[j] > tolerance[2]:
             for m in range(grad.shape[0]):
                 grad[m] += sums[0, m]
         position[PANEL] = j + 1
@@ -128,8 +145,8 @@ class ParameterIntegral:
     grad : ndarray, shape (p,), [loss/parameter]
     stats : dict
         ``n_panels``; ``nfev_quadrature``, the evaluations of the transposed field at nodes;
-        ``quadrature_error``, the sum of all panels' estimates in units of the tolerance (0 for a rule without);
-        ``adjoint_bytes``, the most that was held of lambda's steps.
+        ``quadrature_error``, the sum of all panels' estimates in units of the tolerance; ``adjoint_bytes``, the most
+        that was held of lambda's steps.
     """
 
     def __init__(self, forward, recipe, options, path, scratch, rtol, atol):
@@ -140,7 +157,9 @@ class ParameterIntegral:
         self.leading = (*functions, path, scratch)
         self.field, self.theta, self.P = field, forward.theta, options.tableau.P
         self.max_panels = options.max_steps
-        self.tolerance = np.array([rtol, atol])
+        self.limit = np.inf if recipe.quadrature == "gauss" else 1.0         # of a panel's estimate; above it, the panel is cut
+        self.tolerance = np.array([rtol, atol, self.limit])
+        self.estimates = []
         self.workspace = (np.empty(n), np.empty(n), np.empty(p), np.empty((2, p)))
         self.grad = np.zeros(p)
         self.stats = {"n_panels": 0, "nfev_quadrature": 0, "quadrature_error": 0.0, "adjoint_bytes": 0}
@@ -166,15 +185,39 @@ class ParameterIntegral:
                                    f"near t={panels[0, 0]:g}")
         position, errors = np.zeros(2, dtype=np.int64), np.empty(len(panels))
         tape = self.field.take_tape(1)
-        run_slices(self.entry, (*self.leading, adjoint_path, (
-            *self.rule, self.theta, tape[0], self.tolerance, panels, position, *self.workspace, errors, self.grad)),
-            position, SLICE, self.field.pace)
+        with np.errstate(invalid="ignore"):                     # what is not finite is told by `add`
+            run_slices(self.entry, (*self.leading, adjoint_path, (
+                *self.rule, self.theta, tape[0], self.tolerance, panels, position, *self.workspace, errors, self.grad)),
+                position, SLICE, self.field.pace)
         self.field.keep_tape(tape)
-        bad = errors > 1.0
+        bad = errors > self.limit
         self.stats["n_panels"] += int(np.sum(~bad))
         self.stats["nfev_quadrature"] += self.rule[0].size * len(panels)
-        self.stats["quadrature_error"] += float(np.sum(errors[~bad]))
+        if self.limit == 1.0:
+            self.stats["quadrature_error"] += float(np.sum(errors[~bad]))
+        else:
+            self.estimates.append(errors)
         return panels[bad]
+
+    def finish(self, warn):
+        """The estimated error of Gauss's sum, and with ``warn`` a warning if steps of lambda do not resolve the integrand."""
+        if not self.estimates:
+            return
+        rtol, atol, _ = self.tolerance
+        size = np.max(np.abs(self.grad), initial=0.0)
+        error = sharpened(np.concatenate(self.estimates), self.rule[0].size - 2, rtol + atol / size if size else 1.0)
+        self.stats["quadrature_error"] = error
+        if warn and error > UNRESOLVED_WARNING:
+            warnings.warn(
+                f"the parameter integral was summed by Gauss's rule with an estimated error of {error:.2g} times its tolerance: "
+                "df/dtheta has kinks or oscillations that the steps of the adjoint do not see, and the gradient is unreliable; "
+                "use 'quadrature', 'gauss_kronrod' or 'interpolating'", GradientWarning, stacklevel=5)
+
+
+def sharpened(estimates, count, tau):
+    """The error of Gauss's sum in units of the tolerance, from those of its null rule over the panels. Implements (ADJ-12)."""
+    power = (2.0 * count + 1.0) / (count + 2.0)
+    return float(np.sum(np.minimum(estimates, estimates ** power * tau ** (power - 1.0))))
 
 
 def halves(panels):

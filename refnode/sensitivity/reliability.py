@@ -31,7 +31,7 @@ def warn_of_drift(reconstruction, stats, rtol):
             f"backsolve reconstructed y with an error of {stats['y_drift']:.3g} times its tolerance "
             f"({stats['y_drift_relative']:.3g} of its size) at t={reconstruction.t:.6g}: backwards, errors of y grow "
             f"by a factor of {stats['drift_growth']:.3g} or more, and the gradient is unreliable; use 'discrete' or "
-            "'interpolating', or more checkpoints", GradientWarning, stacklevel=6)
+            "'interpolating', or more checkpoints", GradientWarning, stacklevel=5)
 
 
 # --- horizons -------------------------------------------------------------------------------------
