@@ -12,7 +12,7 @@ VERDICTS = {
     "PASS": "q ≤ 1e3: as good as its tolerance allows",
     "FLOOR": "the truth is smaller than the absolute tolerance resolves; what is left of the error is right",
     "UNTESTABLE": "κ·tol > 0.1, or the reference is too uncertain: nothing can be said at this tolerance",
-    "UNSUPPORTED": "the library, or its adapter, cannot say this problem",
+    "UNSUPPORTED": "not applicable: the library, or this way of it, cannot say this problem; the cell says why",
     "UNAVAILABLE": "the library could not be imported",
     "DEGRADED": "1e3 < q ≤ 1e5: worse than healthy methods",
     "ERROR": "an exception: no gradient, and the user knows",

@@ -15,7 +15,7 @@ CSS = """
 --link:#79c0ff;--PASS:#2f9e4f;--FLOOR:#3a97a5;--DEGRADED:#bd8b2e;--FAIL:#d9434a;--ERROR:#9368d6;--HANG:#ab74c6;--CRASH:#6f48b3;
 --none:#21262d}}
 *{box-sizing:border-box}
-body{margin:0 auto;max-width:106rem;padding:2rem 1.5rem 4rem;background:var(--back);color:var(--ink);
+body{margin:0 auto;max-width:124rem;padding:2rem 1.5rem 4rem;background:var(--back);color:var(--ink);
 font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif}
 h1{font-size:1.9rem;margin:0 0 .2rem}h2{font-size:1.3rem;margin:2.6rem 0 .6rem}
 p{max-width:60rem;margin:.5rem 0}.soft{color:var(--soft)}code{font:.92em ui-monospace,SFMono-Regular,Menlo,monospace}
@@ -23,13 +23,13 @@ p{max-width:60rem;margin:.5rem 0}.soft{color:var(--soft)}code{font:.92em ui-mono
 table{border-collapse:collapse;font-size:.84rem}
 th{font-weight:600;text-align:left}
 .map{border-spacing:2px;border-collapse:separate}
-.map{padding-right:7rem}.map thead th{vertical-align:bottom;height:12.5rem;padding:0;position:relative;min-width:2.55rem}
+.map{padding-right:7rem}.map thead th{vertical-align:bottom;height:15.5rem;padding:0;position:relative;min-width:2.42rem}
 .map thead .way{position:absolute;left:50%;bottom:.35rem;transform-origin:0 100%;transform:rotate(-58deg);white-space:nowrap;z-index:2;
 font-weight:400;font-size:.8rem}
 .map thead .way b{font-weight:600}
 .map tbody th{font-weight:400;white-space:nowrap;padding:0 .8rem 0 0;max-width:18rem;overflow:hidden;text-overflow:ellipsis}
 .map tbody th a{color:inherit;text-decoration:none}
-.map td{width:2.55rem;height:1.55rem;text-align:center;border-radius:.22rem;color:#fff;padding:0;font-size:.78rem;
+.map td{width:2.42rem;height:1.55rem;text-align:center;border-radius:.22rem;color:#fff;padding:0;font-size:.78rem;
 font-variant-numeric:tabular-nums;cursor:default}
 .map td.first,.map th.first{border-left:.55rem solid var(--back)}
 .map tr.subject td,.map tr.subject th{border-top:.45rem solid var(--back)}
