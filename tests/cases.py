@@ -55,6 +55,8 @@ def random_points(name, n, p, count=5):
     sample = [random_point(rng, n, p) for _ in range(count)]
     for point in sample if name in SIGNED else []:
         point.theta = 0.7 * rng.standard_normal(p)
+    for point in sample[1::2] if name == "bounce" else []:     # behind the bounce
+        point.y = -point.y
     return sample
 
 

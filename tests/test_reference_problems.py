@@ -189,7 +189,7 @@ def points_of(record, count=12):
     for _ in range(count):
         t = rng.uniform(*sorted((record.t0, record.t1)))
         y, theta = (np.where(np.array(x) == 0.0, 1.0, x) * rng.uniform(0.5, 1.5, len(x)) for x in (record.y0, record.theta))
-        yield t, y * rng.choice([0.0625, 1.0]) if "pieces" in record.rhs else y, theta        # both pieces are met
+        yield t, y * rng.choice([-1.0, 0.0625, 1.0]) if "pieces" in record.rhs else y, theta        # both pieces are met
 
 
 @every_record
