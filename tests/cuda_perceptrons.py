@@ -30,10 +30,10 @@ def tiled(name, call, device, **changes):
     from cuda_battery import replaced
     if device == "cpu":
         return call(name, device)
-    from refnode.solve import perceptron_cuda
-    with (replaced(perceptron_cuda, "TILES", changes.get("TILES", (2,))), replaced(perceptron_cuda, "BLOCKS", changes.get("BLOCKS", 2)),
-          replaced(perceptron_cuda, "LEAST_TILE", 1),
-          replaced(perceptron_cuda, "SHARED_BYTES", changes.get("SHARED_BYTES", perceptron_cuda.SHARED_BYTES))):
+    from refnode.solve import perceptron_tile_cuda as tile_cuda
+    with (replaced(tile_cuda, "TILES", changes.get("TILES", (2,))), replaced(tile_cuda, "BLOCKS", changes.get("BLOCKS", 2)),
+          replaced(tile_cuda, "LEAST_TILE", 1),
+          replaced(tile_cuda, "SHARED_BYTES", changes.get("SHARED_BYTES", tile_cuda.SHARED_BYTES))):
         return call(name, device)
 
 
