@@ -149,7 +149,7 @@ def batch_of(problem, loss=refnode.losses.terminal(np.sum, np.ones_like)):
     return refnode.Batch(problem.field, problem.y0[None], problem.theta, (problem.t0, problem.t1), problem.ts, loss)
 
 
-TILES = ("solve_tiles", "pull_tiles", "push_tiles")
+TILES = ("solve_tiles", "pull_tiles", "push_tiles", "slope_tiles")
 
 
 def perceptron(widths=(2, 8, 2)):
@@ -207,11 +207,11 @@ def run_tiles(batch, method, dtype):
     from refnode.sensitivity.perceptron_gradient_cuda import TileSweep
     from refnode.solve.options import SolveOptions
     from refnode.solve.perceptron_cuda import TileSamples
-    samples = TileSamples(batch, batch.field, batch.y0, SolveOptions.of(method=method, n_steps=2), keep=True, real=dtype)
-    samples.run_forward()
+    samples = TileSamples(batch, batch.field, batch.y0, SolveOptions.of(method=method), keep=True, real=dtype)
     sweep = TileSweep(samples)
-    sweep.push(batch.y0, batch.theta)
-    sweep.pull_all()
+    for wave in samples.waves():
+        sweep.push(wave, batch.y0, batch.theta)
+        sweep.pull_wave(wave)
 
 
 # --- what ptxas says ------------------------------------------------------------------------------
