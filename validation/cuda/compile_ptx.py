@@ -138,7 +138,8 @@ def cases(quick=False, only="*"):
         add(perceptron(widths), "dopri5", "float32", one, TILES, run_tiles)
     if not quick:
         add(lorenz, "dop853", "float64", one)
-        for batch in (perceptron(), with_cost()):
+        with_tape = perceptron()
+        for batch in (with_tape.replace(theta=with_tape.theta[None]), with_cost()):         # with a theta of its own: not in tiles
             add(batch, "dopri5", "float64", one)
         for name in sorted(set(CATALOGUE) - {"lorenz"}):
             add(batch_of(CATALOGUE[name]()), "dopri5", "float64", one, ("integrate_lanes", "push_lanes", "pull_lanes"))
