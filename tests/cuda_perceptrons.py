@@ -33,9 +33,14 @@ NETWORKS = {            # a batch and steps: two observations at one time, times
             {"method": "tsit5", "controller": "PID", "tstops": True, "rtol": 1e-2, "atol": 1e-2}),
     "dop853": (network((2, 3, 2), "sine", False, 2, None, (0.0, 1.0), losses.sum_of_squares()),
                {"method": "dop853", "rtol": 1e-4, "max_step": 0.75}),
+    "together": (network((1, 2, 1), "softplus", True, 3, [-0.5, -0.25, 0.375, 0.5], (-0.5, 0.5), losses.sum_of_squares() + LAST, 2.0),
+                 {"method": "bosh3", "rtol": 3e-2, "atol": 3e-2, "controller": "PI"}),
+    "too many": (network((1, 2, 1), "softplus", True, 3, [0.5, -1.0], (0.5, -1.0), losses.sum_of_squares(), 2.0),
+                 {"method": "bosh3", "rtol": 1e-3, "atol": 1e-3, "first_step": 4.0, "max_steps": 3}),
 }
 GIVEN = ("tanh", "softplus", "sine", "time", "linear", "inside")
 CHOSEN = ("chosen", "PID", "dop853")
+JOINT = ("together", "PID", "dop853", "too many")
 
 
 def tiled(name, call, device, **changes):
@@ -66,6 +71,27 @@ def pushed(name, device):
     return pulled(name, device, "discrete_forward")
 
 
+def solved_jointly(name, device):
+    from cuda_battery import of_solution
+    batch, options = NETWORKS[name]
+    if device == "cpu":
+        return of_solution(solve_batch(batch, "joint", **options))
+    from refnode.solve.options import SolveOptions
+    from refnode.solve.perceptron_joint_cuda import solve_jointly
+    return of_solution(solve_jointly(batch, SolveOptions.of(**options)))
+
+
+def pulled_jointly(name, device):
+    from cuda_battery import of_gradient
+    from refnode.sensitivity.perceptron_gradient_cuda import joint_tile_gradient
+    from refnode.sensitivity.recipes import RECIPES
+    from refnode.solve.options import SolveOptions
+    batch, options = NETWORKS[name]
+    if device == "cpu":
+        return of_gradient(gradient_batch(batch, step_control="joint", **options))
+    return of_gradient(joint_tile_gradient(batch, "discrete", RECIPES["discrete"], SolveOptions.of(**options), "float64"))
+
+
 PULLED, PUSHED = {"solve_tiles", "pull_tiles", "slope_tiles", "sum_rows"}, {"solve_tiles", "push_tiles", "slope_tiles"}
 TILE_PROGRAMS = {
     **{f"tiles solve {name}": ({"solve_tiles"}, lambda device, name=name: tiled(name, solved, device)) for name in (*GIVEN, *CHOSEN)},
@@ -73,6 +99,10 @@ TILE_PROGRAMS = {
     "tiles discrete from theta": (PULLED, lambda device: tiled("softplus", pulled, device, SHARED_BYTES=700)),
     **{f"tiles tangents {name}": (PUSHED, lambda device, name=name: tiled(name, pushed, device))
        for name in ("linear", "time", "inside", "chosen")},
+    **{f"tiles jointly {name}": ({"try_tiles", "solve_tiles"}, lambda device, name=name: tiled(name, solved_jointly, device))
+       for name in JOINT},
+    **{f"tiles discrete jointly {name}": ({"try_tiles"} | PULLED, lambda device, name=name: tiled(name, pulled_jointly, device))
+       for name in ("together", "PID")},
 }
 
 TILE_MUTANTS = [          # of a kernel, or of a function that it calls
@@ -105,6 +135,10 @@ TILE_MUTANTS = [          # of a kernel, or of a function that it calls
     ("push_tiles.push_parts", "ys_tans[row, m, j] = tile.z_tan[e]", "pass"),
     ("push_tiles.push_parts", "stored.positions[OBSERVATION, j] += 1", "break"),
     ("push_tiles.slope_tangent", "tile.y_tan, tile.k_tan, tile.z_tan", "tile.y_tan, tile.k, tile.z_tan"),
+    ("try_tiles", "nodes[i], t, h", "0.0, t, h"),
+    ("try_tiles", "slopes[e % n, first + e // n]", "slopes[e % n, e // n]"),
+    ("try_tiles.error_function", "tile.k[:, own]", "tile.k[:, :n]"),
+    ("try_tiles.error_function", "sums[FIRST, j], sums[SECOND, j] =", "sums[SECOND, j], sums[FIRST, j] ="),
     ("slope_tiles", "times[row, first + e // n], 0.0", "times[0, first + e // n], 0.0"),
 ]
 
@@ -127,6 +161,8 @@ def tile_witness(name):
         batch.field.entries.clear()
     with (replaced(batch_cuda, "STEPS_OF_A_LAUNCH", 3), replaced(batch_gradient_cuda, "STEPS_OF_A_LAUNCH", 3),
           replaced(Kernel, "launch", at_most(80, Kernel.launch))):
+        if name == "try_tiles":
+            return tiled("together", solved_jointly, "cuda")
         if name == "push_tiles":
             return tiled("inside", pushed, "cuda")
         chosen = {**NETWORKS["chosen"][1], "first_step": None, "max_steps": 8}

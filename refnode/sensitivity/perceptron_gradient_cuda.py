@@ -2,6 +2,8 @@
 
 A block's cotangents of theta go to a row of its own, entry by entry in a fixed order, and the rows are added up in theirs.
 """
+import dataclasses
+
 import numpy as np
 from numba import float64, from_dtype
 
@@ -13,6 +15,7 @@ from refnode.sensitivity.perceptron_tangent_cuda import push_tiles
 from refnode.sensitivity.resident_gradient_cuda import total_of_chunks
 from refnode.solve.integrate import FINISHED, RUNNING, STEPS
 from refnode.solve.perceptron_cuda import TileSamples
+from refnode.solve.perceptron_joint_cuda import JointTileSamples
 from refnode.solve.perceptron_tile_cuda import Place, tile_functions
 
 cuda = cuda_module()           # of this name the simulator puts its own in a kernel's place
@@ -115,9 +118,9 @@ class TileSweep(DeviceSweep):
     all_time_cotangents = BatchSweep.all_time_cotangents
 
 
-def tile_gradient(batch, sensitivity, recipe, options, on_failure, real):
+def tile_gradient(batch, sensitivity, recipe, options, on_failure, real, samples_of=TileSamples):
     """`gradient_batch` by tiles, where `tiles_serve`."""
-    samples = TileSamples(batch, batch.field, batch.y0, options, keep=True, real=real)
+    samples = samples_of(batch, batch.field, batch.y0, options, keep=True, real=real)
     sweep, transposes = TileSweep(samples), recipe.equation == "transpose"
     for wave in samples.waves():
         if on_failure == "skip" or np.all(samples.status[:wave.stop] == FINISHED):
@@ -125,3 +128,11 @@ def tile_gradient(batch, sensitivity, recipe, options, on_failure, real):
             sweep.pull_wave(wave) if transposes else sweep.contract_wave(wave)
     sweep.finish(not transposes)
     return gradient_of_samples(samples, sweep, sensitivity, on_failure)
+
+
+def joint_tile_gradient(batch, sensitivity, recipe, options, real):
+    """The same under joint control, whose times are one input: their derivatives are sums over the samples."""
+    found = tile_gradient(batch, sensitivity, recipe, options, "raise", real, JointTileSamples)
+    together = lambda bars: np.add.reduce(bars, axis=0)
+    return dataclasses.replace(found, t0=together(found.t0), t1=together(found.t1), ts=together(found.ts), step_control="joint",
+                               solution=dataclasses.replace(found.solution, step_control="joint"))

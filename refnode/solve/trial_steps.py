@@ -14,7 +14,8 @@ from refnode.solve.equal_steps import given_time
 from refnode.solve.integrate import (
     COMPONENT, EVALUATIONS, FINISHED, FULL, H, KEEP, MAX_HALVINGS, MAX_STEPS, MAX_STEPS_REACHED, NON_FINITE, REJECTED, RUNNING,
     SEEN, STEP_TOO_SMALL, STEPS, STIFF, STOP_AT_TS, T, T_END, is_stiff, next_size, non_finite_component)
-from refnode.solve.step_size import FACTOR_MIN, H_MAX, error_norm, first_guess, first_size, rejection_factor, scaled_norm
+from refnode.solve.step_size import (
+    FACTOR_MIN, H_MAX, error_estimates, error_norm, first_guess, first_size, rejection_factor, scaled_norm)
 from refnode.steppers.explicit_rk import dense_output
 
 SIZE, T_NEXT, REJECTIONS, HALVINGS = range(4)      # trial: of the step at hand
@@ -112,8 +113,15 @@ def judge_trial(control, E, rtol, atol, blocks, grid, limits, ts, y, y1, k, cloc
     if grid.shape[0] > 0:
         count[COMPONENT] = non_finite_component(last, y1)
         return NON_FINITE if count[COMPONENT] >= 0 else ACCEPTED
+    error = error_norm(E, trial[T_NEXT] - clock[T], k, y, y1, rtol, atol, blocks)
+    failed = -1 if is_finite(error) else non_finite_component(last, y1)
+    return judge_error(control, error, failed, limits, ts, clock, count, trial)
+
+
+@host_device
+def judge_error(control, error, failed, limits, ts, clock, count, trial):
+    """The same from the error norm; ``failed`` is the component in which the step is not finite, or -1."""
     taken = trial[T_NEXT] - clock[T]
-    error = error_norm(E, taken, k, y, y1, rtol, atol, blocks)
     if error < 1.0:
         size = next_size(control, clock, error, abs(taken), trial[REJECTIONS] > 0.0)
         cut = passes(clock[T], trial[SIZE], next_target(limits, ts, clock, count))
@@ -125,18 +133,12 @@ def judge_trial(control, E, rtol, atol, blocks, grid, limits, ts, y, y1, k, cloc
     if is_finite(error):
         trial[SIZE] = abs(taken) * rejection_factor(control, error)
         return RUNNING
-    return shorten(control, abs(taken), last, y1, clock, count, trial)
-
-
-@host_device
-def shorten(control, taken, last, y1, clock, count, trial):
-    """After a trial whose error norm is not finite: a smaller one, or NON_FINITE."""
-    count[COMPONENT] = non_finite_component(last, y1)
-    if count[COMPONENT] < 0:                            # the norm overflowed, the slopes did not
-        trial[SIZE] = taken * control[FACTOR_MIN]
+    count[COMPONENT] = failed
+    if failed < 0:                                      # the norm overflowed, the slopes did not
+        trial[SIZE] = abs(taken) * control[FACTOR_MIN]
         return RUNNING
     trial[HALVINGS] += 1.0
-    trial[SIZE] = 0.5 * taken
+    trial[SIZE] = 0.5 * abs(taken)
     if trial[HALVINGS] > MAX_HALVINGS:
         clock[H] = trial[SIZE]
         return NON_FINITE
@@ -161,3 +163,22 @@ def record_step(c, P, ts, y, y1, z, k, w, clock, count, trial, ys, ys_step):
         count[SEEN] += 1
     clock[T] = t_next
     count[STEPS] += 1
+
+
+# --- one step for many samples --------------------------------------------------------------------
+
+@host_device
+def squared_errors(E, h, k, y, y1, rtol, atol):
+    """Of one sample: the sums over components of the squares of its two error estimates, see `error_norm`."""
+    first, second = 0.0 * h, 0.0 * h
+    for m in range(y.shape[0]):
+        r5, r3 = error_estimates(E, h, k, atol[m] + rtol[m] * max(abs(y[m]), abs(y1[m])), m)
+        first += r5 * r5
+        second += r3 * r3
+    return first, second
+
+
+@host_device
+def joint_error(first, second, entries):
+    """`error_norm` over the entries of all samples, from the sums of theirs."""
+    return first / np.sqrt((first + 0.01 * second) * entries) if first != 0.0 else 0.0

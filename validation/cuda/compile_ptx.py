@@ -150,7 +150,7 @@ def batch_of(problem, loss=refnode.losses.terminal(np.sum, np.ones_like)):
     return refnode.Batch(problem.field, problem.y0[None], problem.theta, (problem.t0, problem.t1), problem.ts, loss)
 
 
-TILES = ("solve_tiles", "pull_tiles", "push_tiles", "slope_tiles")
+TILES = ("solve_tiles", "pull_tiles", "push_tiles", "slope_tiles", "try_tiles")
 
 
 def perceptron(widths=(2, 8, 2)):
@@ -208,11 +208,13 @@ def run_tiles(batch, method, dtype):
     from refnode.sensitivity.perceptron_gradient_cuda import TileSweep
     from refnode.solve.options import SolveOptions
     from refnode.solve.perceptron_cuda import TileSamples
+    from refnode.solve.perceptron_joint_cuda import solve_jointly
     samples = TileSamples(batch, batch.field, batch.y0, SolveOptions.of(method=method), keep=True, real=dtype)
     sweep = TileSweep(samples)
     for wave in samples.waves():
         sweep.push(wave, batch.y0, batch.theta)
         sweep.pull_wave(wave)
+    solve_jointly(batch, SolveOptions.of(method=method), dtype)
 
 
 # --- what ptxas says ------------------------------------------------------------------------------
