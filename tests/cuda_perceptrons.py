@@ -95,7 +95,7 @@ def pulled_jointly(name, device):
 PULLED, PUSHED = {"solve_tiles", "pull_tiles", "slope_tiles", "sum_rows"}, {"solve_tiles", "push_tiles", "slope_tiles"}
 TILE_PROGRAMS = {
     **{f"tiles solve {name}": ({"solve_tiles"}, lambda device, name=name: tiled(name, solved, device)) for name in (*GIVEN, *CHOSEN)},
-    **{f"tiles discrete {name}": (PULLED, lambda device, name=name: tiled(name, pulled, device)) for name in NETWORKS},
+    **{f"tiles discrete {name}": (PULLED, lambda device, name=name: tiled(name, pulled, device)) for name in (*GIVEN, "wide", *CHOSEN)},
     "tiles discrete from theta": (PULLED, lambda device: tiled("softplus", pulled, device, SHARED_BYTES=700)),
     **{f"tiles tangents {name}": (PUSHED, lambda device, name=name: tiled(name, pushed, device))
        for name in ("linear", "time", "inside", "chosen")},

@@ -156,10 +156,10 @@ class JointTileSamples(TileSamples):
     """Samples of a perceptron with the steps that joint control chooses, or that are given."""
 
     def __init__(self, batch, field, y0s, options, *, keep, real="float64"):
-        batch.replace(loss=None).joint()                       # refuses samples that differ in their times
         if not tiles_serve(batch, field, y0s, options, real):
             raise InvalidInputError('step_control="joint" runs on device="cuda" for mlp_field alone, with a theta that all samples '
                                     'share, arrays from the host, and methods whose interpolant needs no further slopes')
+        batch.replace(loss=None).joint()                       # refuses samples that differ in their times
         super().__init__(batch, field, y0s, options, keep=keep, real=real)
         self.together = None if options.fixed else chosen_together(self)
         if self.together is not None:
