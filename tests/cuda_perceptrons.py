@@ -2,6 +2,7 @@
 import numpy as np
 
 from refnode import Batch, gradient_batch, losses, solve_batch
+from refnode.fields.flow_density import flow_density_field
 from refnode.fields.neural import mlp_field
 
 RNG = np.random.default_rng(3)
@@ -10,6 +11,12 @@ RNG = np.random.default_rng(3)
 def network(widths, activation, time_input, count, ts, span, loss, size=0.5):
     field = mlp_field(widths, activation, time_input=time_input)
     return Batch(field, RNG.standard_normal((count, widths[0])), size * RNG.standard_normal(field.p), span, ts, loss)
+
+
+def flow(widths, activation, time_input, count, ts, loss):
+    """Samples with their log-densities, the last state."""
+    field = flow_density_field(widths, activation, time_input=time_input)
+    return Batch(field, RNG.standard_normal((count, field.n)), RNG.standard_normal(field.p), (0.0, 1.0), ts, loss)
 
 
 SOFT = mlp_field((2, 3, 2), "softplus", time_input=True)
@@ -37,9 +44,12 @@ NETWORKS = {            # a batch and steps: two observations at one time, times
                  {"method": "bosh3", "rtol": 3e-2, "atol": 3e-2, "controller": "PI"}),
     "too many": (network((1, 2, 1), "softplus", True, 3, [0.5, -1.0], (0.5, -1.0), losses.sum_of_squares(), 2.0),
                  {"method": "bosh3", "rtol": 1e-3, "atol": 1e-3, "first_step": 4.0, "max_steps": 3}),
+    "flow": (flow((2, 3, 2), "tanh", True, 3, [[0.25, 1.0], [0.0], [0.5]], losses.sum_of_squares() + LAST),
+             {"method": "bosh3", "rtol": 1e-1, "atol": 1e-1}),
+    "soft flow": (flow((1, 2, 1), "softplus", False, 3, [0.375, 1.0], losses.sum_of_squares()), {"method": "heun", "n_steps": 2}),
 }
 GIVEN = ("tanh", "softplus", "sine", "time", "linear", "inside")
-CHOSEN = ("chosen", "PID", "dop853")
+CHOSEN = ("chosen", "PID", "dop853", "flow", "soft flow")
 JOINT = ("together", "PID", "dop853", "too many")
 
 
@@ -98,7 +108,7 @@ TILE_PROGRAMS = {
     **{f"tiles discrete {name}": (PULLED, lambda device, name=name: tiled(name, pulled, device)) for name in (*GIVEN, "wide", *CHOSEN)},
     "tiles discrete from theta": (PULLED, lambda device: tiled("softplus", pulled, device, SHARED_BYTES=700)),
     **{f"tiles tangents {name}": (PUSHED, lambda device, name=name: tiled(name, pushed, device))
-       for name in ("linear", "time", "inside", "chosen")},
+       for name in ("linear", "time", "inside", "chosen", "soft flow")},
     **{f"tiles jointly {name}": ({"try_tiles", "solve_tiles"}, lambda device, name=name: tiled(name, solved_jointly, device))
        for name in JOINT},
     **{f"tiles discrete jointly {name}": ({"try_tiles"} | PULLED, lambda device, name=name: tiled(name, pulled_jointly, device))
@@ -131,6 +141,12 @@ TILE_MUTANTS = [          # of a kernel, or of a function that it calls
     ("pull_tiles.step_transpose", "y1_bar[e] += shared[x_bar + e // n * width + e % n]", "pass"),
     ("pull_tiles.step_transpose", "pull(at, w, k_bar[i], shared, theta_bar)", "pull(at, w, k_bar[0], shared, theta_bar)"),
     ("pull_tiles.step_transpose", "if i < s - 1:", "if False:"),
+    ("pull_tiles.pull_function", "g_bar * w[w_at[0]", "0.0 * w[w_at[0]"),
+    ("pull_tiles.pull_function", "for sample in range(1, at.count):", "for sample in range(2, at.count):"),
+    ("pull_tiles.pull_function", "gain_at + e % m, part_at + e, e // m * n + d", "gain_at, part_at + e, e // m * n + d"),
+    ("solve_tiles.tile_functions", "out[i * n + d] = product(shared[part:part + m]", "out[i * n + d] = product(shared[part_at:part_at + m]"),
+    ("push_tiles.tangent_function", "shared[part] * shared[gain_tan_at + u]", "0.0"),
+    ("push_tiles.tangent_function", "shared[part] * shared[gain_at + u] + value", "value"),
     ("push_tiles", "slope(at, b_row, one, s, w, theta_tan, shared, tile)", "pass"),
     ("push_tiles.push_parts", "ys_tans[row, m, j] = tile.z_tan[e]", "pass"),
     ("push_tiles.push_parts", "stored.positions[OBSERVATION, j] += 1", "break"),
@@ -164,10 +180,10 @@ def tile_witness(name):
         if name == "try_tiles":
             return tiled("together", solved_jointly, "cuda")
         if name == "push_tiles":
-            return tiled("inside", pushed, "cuda")
+            return {**tiled("inside", pushed, "cuda"), **{f"flow {key}": value for key, value in tiled("soft flow", pushed, "cuda").items()}}
         chosen = {**NETWORKS["chosen"][1], "first_step": None, "max_steps": 8}
-        return {f"{kind} {key}": value for kind, options in (("chosen", chosen), ("given", {"method": "heun", "n_steps": 2}))
-                for key, value in tiled("chosen", lambda *_: of_failing(options), "cuda").items()}
+        return {**tiled("soft flow", pulled, "cuda"), **{f"{kind} {key}": value for kind, options in (("chosen", chosen), ("given", {"method": "heun", "n_steps": 2}))
+                for key, value in tiled("chosen", lambda *_: of_failing(options), "cuda").items()}}
 
 
 def of_failing(options):
@@ -205,7 +221,7 @@ def tile_dot_products():
     from refnode.solve.options import SolveOptions
     from refnode.solve.perceptron_cuda import TileSamples
     rng, errors = np.random.default_rng(5), []
-    for batch, options in (NETWORKS[name] for name in ("tanh", "softplus", "sine", "inside", "chosen")):
+    for batch, options in (NETWORKS[name] for name in ("tanh", "softplus", "sine", "inside", "chosen", "flow")):
         samples = TileSamples(batch, batch.field, batch.y0, SolveOptions.of(**options), keep=True)
         sweep = TileSweep(samples)
         for wave in samples.waves():

@@ -81,15 +81,16 @@ def pull_parts(on_device, sizes, sync):
 def step_transpose(on_device, sizes, sync, stage, evaluate):
     """`explicit_rk_step_vjp` for a step of each sample of a tile, after `seed`."""
     pull, stage_vjp = pull_function(on_device, sizes, sync), on_device(stage_state_vjp)
-    s, n, threads, width = sizes.s, sizes.n, sizes.threads, int(sizes.d_in[0])
+    s, n, d, threads, width = sizes.s, sizes.n, sizes.d, sizes.threads, int(sizes.d_in[0])
 
     def transpose(at, a_rows, b_row, nodes, inside, w, shared, tile, theta_bar):
         t, h, y, z, k, k_bar, y_bar, y1_bar = tile.t, tile.h, tile.y, tile.z, tile.k, tile.k_bar, tile.y_bar, tile.y1_bar
         if inside:                                                                  # an interpolant reads f(t + h, y1)
             evaluate(at, 1.0, t, h, z, w, shared, k[s])
             x_bar = pull(at, w, k_bar[s], shared, theta_bar)
-            for e in range(at.thread, at.count * n, threads):
-                y1_bar[e] += shared[x_bar + e // n * width + e % n]
+            for e in range(at.thread, at.count * d, threads):
+                y1_bar[e // d * n + e % d] += shared[x_bar + e // d * width + e % d]
+            sync()
         for e in range(at.thread, at.count * n, threads):
             z[e] = y[e]
             stage_vjp(b_row, s, h[e // n], y1_bar[e:e + 1], k_bar[:, e:e + 1], y_bar[e:e + 1])
@@ -103,8 +104,8 @@ def step_transpose(on_device, sizes, sync, stage, evaluate):
                 stage(at, a_rows[i], i, h, y, k, z)
                 evaluate(at, nodes[i], t, h, z, w, shared, k[i])
             x_bar = pull(at, w, k_bar[i], shared, theta_bar)
-            for e in range(at.thread, at.count * n, threads):
-                x = x_bar + e // n * width + e % n
+            for entry in range(at.thread, at.count * d, threads):                   # a log-density acts on no slope
+                x, e = x_bar + entry // d * width + entry % d, entry // d * n + entry % d
                 stage_vjp(a_rows[i], i, h[e // n], shared[x:x + 1], k_bar[:, e:e + 1], y_bar[e:e + 1])
             sync()
     return device_function(transpose)

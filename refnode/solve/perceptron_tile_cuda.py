@@ -1,6 +1,7 @@
 """What the threads of a block do together for a tile of samples under one perceptron: stages, slopes, and their derivatives.
 
-For `fields.neural.mlp_field`. Threads share the entries of each product: thread after thread takes the next unit of the
+For `fields.neural.mlp_field`, and for `fields.flow_density` with one hidden layer and the exact trace: a sample's last state is
+then its log-density, whose slope is the sum of its hidden units' slopes times gains that all samples share. Threads share the entries of each product: thread after thread takes the next unit of the
 next sample. An entry is a `dot` of a row of weights and a sample's inputs, its activation the body of `layers.activations`,
 a stage that of `steppers.explicit_rk`; what is here says who computes which entry, and where it lies.
 
@@ -14,6 +15,7 @@ import collections
 import numpy as np
 
 from refnode.cuda_device import Sizes, device_function, is_simulated
+from refnode.fields.flow_density_shallow import hidden_vjp, slope_tangents_into, slopes_into
 from refnode.layers.activations import TANH, activation_jvp_kernel, activation_kernel, activation_vjp_kernel
 from refnode.linalg import dot
 from refnode.steppers.explicit_rk import stage_state
@@ -43,7 +45,7 @@ class TileSizes(Sizes):
         self.widths, self.activation = perceptron.widths, perceptron.code
         self.keeps_slope = self.activation != TANH
         self.d_in, self.d_out = np.array(self.widths[:-1]), np.array(self.widths[1:])
-        self.sweep = sweep
+        self.sweep, self.trace, self.d = sweep, perceptron.trace, self.widths[-1]
         self.tile, self.resident = self._tile()
         self.key = (*self.key, perceptron, self.threads, self.tile, self.resident, sweep)
         self.states, self.slopes = self.tile * n, (self.s + 1, self.tile * n)
@@ -53,9 +55,10 @@ class TileSizes(Sizes):
     def _tile(self):
         """The most samples that fit beside the weights, and whether these stay in shared memory."""
         weights, sample = self.b.itemsize * self.weight_entries(), self.bytes_of_sample()
+        gains = 2 * self.b.itemsize * self.widths[1] * self.trace
         for resident in (True, False):
             for tile in TILES:
-                if weights * resident + tile * sample <= SHARED_BYTES and (tile >= LEAST_TILE or not resident):
+                if weights * resident + gains + tile * sample <= SHARED_BYTES and (tile >= LEAST_TILE or not resident):
                     return tile, resident
         raise ValueError(f"widths {self.widths} leave no room for a sample")
 
@@ -64,7 +67,7 @@ class TileSizes(Sizes):
 
     def bytes_of_sample(self):
         """Inputs of all layers; states and slopes; for a sweep the latters' derivatives, and two buffers of the widest layer."""
-        hidden = int(np.sum(self.d_out[:-1])) if self.keeps_slope else 0
+        hidden = int(np.sum(self.d_out[:-1])) * (self.keeps_slope + self.trace)
         rows, buffers = (2 * (self.s + 1) + 4, 2 * max(self.widths)) if self.sweep else (self.s + 1 + 3, 0)
         return self.b.itemsize * (int(np.sum(self.d_in)) + hidden + rows * self.n + buffers) + SAMPLE_BYTES
 
@@ -89,6 +92,8 @@ class TileSizes(Sizes):
             slope_at.append(at)
             at += self.tile * int(self.d_out[layer]) if self.keeps_slope and layer < len(self.d_in) - 1 else 0
         self.x_at, self.slope_at, widest = np.array(x_at), np.array(slope_at), self.tile * max(self.widths)
+        self.gain_at, self.gain_tan_at, self.part_at = at, at + self.widths[1], at + 2 * self.widths[1]
+        at += self.trace * (self.tile + 2) * self.widths[1]                # gains, their tangents, parts of a trace
         self.buffer_at, self.other_buffer_at = at, at + widest
         self.entries = at + 2 * widest if self.sweep else at
 
@@ -102,7 +107,9 @@ def tile_functions(on_device, sizes, sync):
     state_of, threads, layers, n, width = on_device(stage_state), sizes.threads, len(sizes.d_in), sizes.n, int(sizes.d_in[0])
     d_ins, d_outs, w_at, b_at, row, x_at, slope_at = (
         sizes.d_in, sizes.d_out, sizes.w_at, sizes.b_at, sizes.row, sizes.x_at, sizes.slope_at)
-    theta_w, theta_b, resident = sizes.theta_w, sizes.theta_b, sizes.resident
+    theta_w, theta_b, resident, d, m, trace, slopes = (
+        sizes.theta_w, sizes.theta_b, sizes.resident, sizes.d, sizes.widths[1], sizes.trace, on_device(slopes_into))
+    gain_at, part_at = sizes.gain_at, sizes.part_at
 
     def load(thread, theta, shared):
         """Weights to shared memory."""
@@ -112,6 +119,9 @@ def tile_functions(on_device, sizes, sync):
                 shared[w_at[layer] + e // d_in * row[layer] + e % d_in] = theta[theta_w[layer] + e]
             for u in range(thread, d_outs[layer], threads):
                 shared[b_at[layer] + u] = theta[theta_b[layer] + u]
+        for u in range(thread, m if trace else 0, threads):                # g_u = -sum_i W1_ui W2_iu, see `gains`
+            inner, outer = theta_w[0] + u * d_ins[0], theta_w[layers - 1] + u
+            shared[gain_at + u] = -product(theta[inner:inner + d], theta[outer:outer + (d - 1) * m + 1:m])
         sync()
 
     def stage(at, weights, stages, h, y, k, z):
@@ -124,7 +134,7 @@ def tile_functions(on_device, sizes, sync):
         """out = f(t + node h, z), entry by entry of each layer, whose inputs stay where the transpose looks for them."""
         for e in range(at.thread, at.count * width, threads):
             sample, unit = e // width, e % width
-            shared[x_at[0] + e] = z[sample * n + unit] if unit < n else t[sample] + node * h[sample]
+            shared[x_at[0] + e] = z[sample * n + unit] if unit < d else t[sample] + node * h[sample]
         sync()
         for layer in range(layers):
             d_in, d_out = d_ins[layer], d_outs[layer]
@@ -132,11 +142,18 @@ def tile_functions(on_device, sizes, sync):
                 x, weights = x_at[layer] + e // d_out * d_in, w_at[layer] + e % d_out * row[layer]
                 value = w[b_at[layer] + e % d_out] + product(shared[x:x + d_in], w[weights:weights + d_in])
                 if layer == layers - 1:
-                    out[e] = value
+                    out[e // d_out * n + e % d_out] = value
                 else:
                     a, slope = x_at[layer + 1] + e, slope_at[layer] + e
                     shared[a] = value
                     activate(code, shared[a:a + 1], shared[slope:slope + keeps_slope])
+                    if trace:
+                        slopes(code, shared[a:a + 1], shared[slope:slope + keeps_slope], shared[part_at + e:part_at + e + 1])
+            sync()
+        for i in range(at.thread, at.count if trace else 0, threads):      # (log p)' = sum_j slope_j g_j
+            part = part_at + i * m
+            out[i * n + d] = product(shared[part:part + m], shared[gain_at:gain_at + m])
+        if trace:
             sync()
     return device_function(load), device_function(stage), device_function(evaluate)
 
@@ -147,6 +164,20 @@ def pull_function(on_device, sizes, sync):
     code, keeps_slope, threads, layers, n = sizes.activation, int(sizes.keeps_slope), sizes.threads, len(sizes.d_in), sizes.n
     d_ins, d_outs, w_at, row, x_at, slope_at = sizes.d_in, sizes.d_out, sizes.w_at, sizes.row, sizes.x_at, sizes.slope_at
     theta_w, theta_b, buffer_at, other_at = sizes.theta_w, sizes.theta_b, sizes.buffer_at, sizes.other_buffer_at
+    d, m, trace, gain_at, part_at, hidden = sizes.d, sizes.widths[1], sizes.trace, sizes.gain_at, sizes.part_at, on_device(hidden_vjp)
+
+    def pull_gains(at, w, shared, theta_bar):
+        """`gains` transposed, from the parts that the samples' cotangents make up."""
+        for u in range(at.thread, m, threads):
+            g_bar = shared[part_at + u]
+            for sample in range(1, at.count):
+                g_bar += shared[part_at + sample * m + u]
+            for i in range(d):                                              # g[u] -= W1[u, i] * W2[i, u]
+                inner, outer = u * d_ins[0] + i, i * m + u
+                theta_bar[theta_w[0] + inner] -= g_bar * w[w_at[1] + i * row[1] + u]
+                theta_bar[theta_w[1] + outer] -= g_bar * w[w_at[0] + u * row[0] + i]
+        sync()
+    add_gains = device_function(pull_gains)
 
     def pull(at, w, k_bar, shared, theta_bar):
         """Cotangents of the inputs (count, d_in) from those of dy, (count n,); returns where in ``shared`` they begin.
@@ -154,16 +185,24 @@ def pull_function(on_device, sizes, sync):
         Adds to theta_bar. An entry has one thread, which sums over the samples in their order.
         """
         z_bar, x_bar, thread, count = other_at, buffer_at, at.thread, at.count
-        for e in range(thread, count * n, threads):
-            shared[z_bar + e] = k_bar[e]
+        for e in range(thread, count * d, threads):
+            shared[z_bar + e] = k_bar[e // d * n + e % d]
         sync()
         for layer in range(layers - 1, -1, -1):
             d_in, d_out = d_ins[layer], d_outs[layer]
             if layer < layers - 1:
                 for e in range(thread, count * d_out, threads):             # a = σ(z)
                     a, slope = x_at[layer + 1] + e, slope_at[layer] + e
-                    activate(code, shared[a:a + 1], shared[slope:slope + keeps_slope], shared[z_bar + e:z_bar + e + 1])
+                    if trace:
+                        g, part, rate = gain_at + e % m, part_at + e, e // m * n + d
+                        shared[part] = 0.0
+                        hidden(code, 1, shared[a:a + 1], shared[slope:slope + keeps_slope], shared[g:g + 1], k_bar[rate:rate + 1],
+                               shared[z_bar + e:z_bar + e + 1], shared[part:part + 1])
+                    else:
+                        activate(code, shared[a:a + 1], shared[slope:slope + keeps_slope], shared[z_bar + e:z_bar + e + 1])
                 sync()
+                if trace:
+                    add_gains(at, w, shared, theta_bar)
             for e in range(thread, d_out * d_in, threads):                  # z = W x + b
                 u, x = z_bar + e // d_in, x_at[layer] + e % d_in
                 theta_bar[theta_w[layer] + e] += product(shared[u:u + count * d_out:d_out], shared[x:x + count * d_in:d_in])
@@ -187,15 +226,40 @@ def tangent_function(on_device, sizes, sync):
     code, keeps_slope, threads, layers = sizes.activation, int(sizes.keeps_slope), sizes.threads, len(sizes.d_in)
     d_ins, d_outs, w_at, row, x_at, slope_at = sizes.d_in, sizes.d_out, sizes.w_at, sizes.row, sizes.x_at, sizes.slope_at
     theta_w, theta_b, buffer_at, other_at = sizes.theta_w, sizes.theta_b, sizes.buffer_at, sizes.other_buffer_at
-    n, width = sizes.n, int(sizes.d_in[0])
+    n, width, d, m, trace, gain_at, gain_tan_at, part_at = (
+        sizes.n, int(sizes.d_in[0]), sizes.d, sizes.widths[1], sizes.trace, sizes.gain_at, sizes.gain_tan_at, sizes.part_at)
+    slopes, slope_tangents = on_device(slopes_into), on_device(slope_tangents_into)
+
+    def gain_tangents(thread, w, theta_tan, shared):
+        """Tangent of `gains`."""
+        for u in range(thread, m, threads):
+            total = 0.0 * shared[gain_at + u]
+            for i in range(d):
+                inner, outer = u * d_ins[0] + i, i * m + u
+                total -= (theta_tan[theta_w[0] + inner] * w[w_at[1] + i * row[1] + u]
+                          + w[w_at[0] + u * row[0] + i] * theta_tan[theta_w[1] + outer])
+            shared[gain_tan_at + u] = total
+        sync()
+    push_gains = device_function(gain_tangents)
+
+    def part_of_trace(e, a, slope, z_tan, shared):
+        """s_tan_j g_j + s_j g_tan_j of one sample's hidden unit."""
+        part, u = part_at + e, e % m
+        slopes(code, shared[a:a + 1], shared[slope:slope + keeps_slope], shared[part:part + 1])
+        value = shared[part] * shared[gain_tan_at + u]
+        slope_tangents(code, shared[a:a + 1], shared[slope:slope + keeps_slope], shared[z_tan:z_tan + 1], shared[part:part + 1])
+        shared[part] = shared[part] * shared[gain_at + u] + value
+    put_part = device_function(part_of_trace)
 
     def push(at, z_tan, w, theta_tan, shared, out):
         """out (count n,) = the tangent of f(t, z, theta) with t held."""
         x_tan, a_tan = buffer_at, other_at
         for e in range(at.thread, at.count * width, threads):
             sample, unit = e // width, e % width
-            shared[x_tan + e] = z_tan[sample * n + unit] if unit < n else 0.0
+            shared[x_tan + e] = z_tan[sample * n + unit] if unit < d else 0.0
         sync()
+        if trace:
+            push_gains(at.thread, w, theta_tan, shared)
         for layer in range(layers):
             d_in, d_out = d_ins[layer], d_outs[layer]
             for e in range(at.thread, at.count * d_out, threads):
@@ -205,11 +269,20 @@ def tangent_function(on_device, sizes, sync):
                 x, weights = x_tan + sample * d_in, w_at[layer] + unit * row[layer]
                 value += product(shared[x:x + d_in], w[weights:weights + d_in])
                 if layer == layers - 1:
-                    out[e] = value
+                    out[sample * n + unit] = value
                 else:                                                       # a = σ(z)
                     a, slope = x_at[layer + 1] + e, slope_at[layer] + e
                     shared[a_tan + e] = value
+                    if trace:
+                        put_part(e, a, slope, a_tan + e, shared)
                     activate(code, shared[a:a + 1], shared[slope:slope + keeps_slope], shared[a_tan + e:a_tan + e + 1])
             sync()
             x_tan, a_tan = a_tan, x_tan
+        for i in range(at.thread, at.count if trace else 0, threads):
+            total = shared[part_at + i * m]
+            for u in range(1, m):
+                total += shared[part_at + i * m + u]
+            out[i * n + d] = total
+        if trace:
+            sync()
     return device_function(push)
