@@ -138,7 +138,7 @@ TILE_MUTANTS = [          # of a kernel, or of a function that it calls
     ("pull_tiles.pull_parts", "stored.positions[OBSERVATION, j] -= 1", "break"),
     ("pull_tiles.pull_parts", "stored.states[step, m, j], stored.states[step + 1, m, j]", "stored.states[step, m, j], stored.states[step, m, j]"),
     ("pull_tiles.step_transpose", "nodes[i], t, h", "0.0, t, h"),
-    ("pull_tiles.step_transpose", "y1_bar[e] += shared[x_bar + e // n * width + e % n]", "pass"),
+    ("pull_tiles.step_transpose", "y1_bar[e // d * n + e % d] += shared[x_bar + e // d * width + e % d]", "pass"),
     ("pull_tiles.step_transpose", "pull(at, w, k_bar[i], shared, theta_bar)", "pull(at, w, k_bar[0], shared, theta_bar)"),
     ("pull_tiles.step_transpose", "if i < s - 1:", "if False:"),
     ("pull_tiles.pull_function", "g_bar * w[w_at[0]", "0.0 * w[w_at[0]"),
@@ -179,11 +179,11 @@ def tile_witness(name):
           replaced(Kernel, "launch", at_most(80, Kernel.launch))):
         if name == "try_tiles":
             return tiled("together", solved_jointly, "cuda")
-        if name == "push_tiles":
-            return {**tiled("inside", pushed, "cuda"), **{f"flow {key}": value for key, value in tiled("soft flow", pushed, "cuda").items()}}
-        chosen = {**NETWORKS["chosen"][1], "first_step": None, "max_steps": 8}
-        return {**tiled("soft flow", pulled, "cuda"), **{f"{kind} {key}": value for kind, options in (("chosen", chosen), ("given", {"method": "heun", "n_steps": 2}))
-                for key, value in tiled("chosen", lambda *_: of_failing(options), "cuda").items()}}
+        chosen, given = {**NETWORKS["chosen"][1], "first_step": None, "max_steps": 8}, {"method": "heun", "n_steps": 2}
+        parts = ({"flow": ("soft flow", pushed), "inside": ("inside", pushed)} if name == "push_tiles" else
+                 {"flow": ("soft flow", pulled), "chosen": ("chosen", lambda *_: of_failing(chosen)),
+                  "given": ("chosen", lambda *_: of_failing(given))})
+        return {f"{part} {key}": value for part, program in parts.items() for key, value in tiled(*program, "cuda").items()}
 
 
 def of_failing(options):

@@ -136,6 +136,7 @@ def cases(quick=False, only="*"):
     for widths in ((2, 8, 2),) if quick else ((2, 64, 64, 2), (16, 128, 128, 16)):
         add(perceptron(widths), "dopri5", "float64", ARCHITECTURES, TILES, run_tiles)
         add(perceptron(widths), "dopri5", "float32", one, TILES, run_tiles)
+    add(flow((2, 8, 2) if quick else (2, 64, 2)), "dopri5", "float64", one, TILES, run_tiles)
     if not quick:
         add(lorenz, "dop853", "float64", one)
         with_tape = perceptron()
@@ -157,6 +158,12 @@ def perceptron(widths=(2, 8, 2)):
     """A field with a tape."""
     field = refnode.fields.mlp_field(widths, "tanh")
     return batch_of(refnode.Problem(field, np.zeros(widths[0]), np.zeros(field.p), ts=[0.5]))
+
+
+def flow(widths):
+    """A log-density carried along, with the exact trace."""
+    field = refnode.fields.flow_density_field(widths, "tanh")
+    return batch_of(refnode.Problem(field, np.zeros(field.n), np.zeros(field.p), ts=[0.5]))
 
 
 def with_cost():
