@@ -162,7 +162,8 @@ def perceptron(widths=(2, 8, 2)):
 
 def flow(widths):
     """A log-density carried along, with the exact trace."""
-    field = refnode.fields.flow_density_field(widths, "tanh")
+    from refnode.fields.flow_density import flow_density_field
+    field = flow_density_field(widths, "tanh")
     return batch_of(refnode.Problem(field, np.zeros(field.n), np.zeros(field.p), ts=[0.5]))
 
 
