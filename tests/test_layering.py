@@ -38,8 +38,7 @@ ALLOWED = {
     "when_asked_for": set(),
     "fields": FOUNDATIONS | {"checks", "layers", "when_asked_for"},
     "steppers": FOUNDATIONS,                            # never fields: a stepper is handed f, f_jvp, f_vjp
-    "solve": FOUNDATIONS | {"checks", "steppers", "fields.field", "fields.flow_density_shallow", "layers.activations", "cuda_device",
-                            "cuda_arrays"},
+    "solve": FOUNDATIONS | {"checks", "steppers", "fields.field", "layers.activations", "cuda_device", "cuda_arrays"},
     "field_check": {"errors", "checks", "gradcheck"},
     "sensitivity": FOUNDATIONS | {"checks", "steppers", "solve", "fields.field", "field_check", "cuda_device", "cuda_arrays"},
     "problems": {"errors", "checks", "cuda_arrays", "host_device", "fields", "losses", "interchange"},

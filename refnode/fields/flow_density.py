@@ -25,7 +25,7 @@ import numpy as np
 from refnode.errors import InvalidInputError
 from refnode.fields.field import VectorField
 from refnode.fields.flow_density_shallow import (
-    shallow_density, shallow_density_hvp, shallow_density_jvp, shallow_density_vjp)
+    Trace, shallow_density, shallow_density_hvp, shallow_density_jvp, shallow_density_vjp)
 from refnode.fields.flow_tape import (
     PROBES, WEIGHT, buffers, flow_entry, flow_numpy, flow_tape_plan, mirror_offset, probe_place)
 from refnode.fields.neural import (
@@ -76,7 +76,7 @@ def flow_density_field(widths, activation="tanh", batch=1, time_input=False, pro
         n=int(batch) * (d + 1), p=layout.size, tape_size=tape_size, tape_header=header, hvp_tape_size=hvp_tape_size,
         numpy_form=flow_numpy(layout, activation, time_input, probes))
     if batch == 1 and probes is None and len(widths) == 3:
-        field.perceptron = Perceptron((d + bool(time_input), int(widths[1]), d), ACTIVATIONS[activation].code, trace=True)
+        field.perceptron = Perceptron((d + bool(time_input), int(widths[1]), d), ACTIVATIONS[activation].code, Trace())
     return field
 
 

@@ -98,7 +98,7 @@ class Trials:
         self.rtol, self.atol = (to_device(vector, samples.real) for vector in samples.tolerance[1:3])
         self.status = to_device(np.full(self.lanes, RUNNING))
 
-    def step(self, y, slopes, t, t_next):
+    def step(self, t, t_next, y, slopes):
         """States and slopes at t_next, from those at t, and the sums of errors."""
         samples = self.samples
         y1, slopes1 = (device_array((samples.n, self.lanes), samples.real) for _ in range(2))
@@ -107,11 +107,11 @@ class Trials:
             float(t), float(t_next), self.rtol, self.atol, self.theta, y, slopes, y1, slopes1, sums, self.status))
         return y1, slopes1, sums.copy_to_host().astype(np.float64)
 
-    def slopes(self, y0s, t):
+    def slopes(self, t, y0s):
         """f at one time, on the device and as a vector on the host: the last slope of a step of length zero."""
         rows = np.arange(self.lanes)
         y = self.samples.lanes_of(y0s, rows)
-        _, slopes, _ = self.step(y, to_device(np.zeros((self.samples.n, self.lanes)), self.samples.real), t, t)
+        _, slopes, _ = self.step(t, t, y, to_device(np.zeros((self.samples.n, self.lanes)), self.samples.real))
         return y, slopes, np.ascontiguousarray(slopes.copy_to_host().T, dtype=np.float64).ravel()
 
 
@@ -126,7 +126,7 @@ def chosen_together(samples):
     while status == RUNNING:
         status = aim_trial(control, grid, limits, 0, ts, clock, count, trial)
         if status == RUNNING:
-            y1, slopes1, sums = trials.step(y, slopes, clock[T], trial[T_NEXT])
+            y1, slopes1, sums = trials.step(clock[T], trial[T_NEXT], y, slopes)
             count[EVALUATIONS] += samples.s
             error = joint_error(np.sum(sums[FIRST]), np.sum(sums[SECOND]), samples.y0s.size)
             status = judge_error(control, error, int(np.max(sums[FAILED])), limits, ts, clock, count, trial)
@@ -143,11 +143,11 @@ def first_of_all(samples, trials, grid, ts, clock, count):
     t, (control, rtol, atol, _) = clock[T], samples.tolerance
     rtol, atol = np.tile(rtol, len(samples.batch)), np.tile(atol, len(samples.batch))
     flat, blocks = np.ascontiguousarray(samples.y0s, dtype=np.float64).ravel(), np.array([0, samples.y0s.size])
-    y, slopes, slope = trials.slopes(samples.y0s, t)
+    y, slopes, slope = trials.slopes(t, samples.y0s)
     count[EVALUATIONS], count[SEEN], count[COMPONENT] = 1, np.count_nonzero(ts == t), first_non_finite(slope)
     if count[COMPONENT] < 0 and wants_first_size(grid, clock):
         h = first_guess_of(rtol, atol, blocks, flat, slope, clock)
-        slope_1 = trials.slopes((flat + h * slope).reshape(samples.y0s.shape), t + h)[2]
+        slope_1 = trials.slopes(t + h, (flat + h * slope).reshape(samples.y0s.shape))[2]
         choose_first_size(control, rtol, atol, blocks, flat, slope, slope_1, clock, count)
     return y, slopes
 

@@ -15,7 +15,6 @@ import collections
 import numpy as np
 
 from refnode.cuda_device import Sizes, device_function, is_simulated
-from refnode.fields.flow_density_shallow import hidden_vjp, slope_tangents_into, slopes_into
 from refnode.layers.activations import TANH, activation_jvp_kernel, activation_kernel, activation_vjp_kernel
 from refnode.linalg import dot
 from refnode.steppers.explicit_rk import stage_state
@@ -45,7 +44,7 @@ class TileSizes(Sizes):
         self.widths, self.activation = perceptron.widths, perceptron.code
         self.keeps_slope = self.activation != TANH
         self.d_in, self.d_out = np.array(self.widths[:-1]), np.array(self.widths[1:])
-        self.sweep, self.trace, self.d = sweep, perceptron.trace, self.widths[-1]
+        self.sweep, self.bodies, self.trace, self.d = sweep, perceptron.trace, perceptron.trace is not None, self.widths[-1]
         self.tile, self.resident = self._tile()
         self.key = (*self.key, perceptron, self.threads, self.tile, self.resident, sweep)
         self.states, self.slopes = self.tile * n, (self.s + 1, self.tile * n)
@@ -101,6 +100,11 @@ class TileSizes(Sizes):
         return min(BLOCKS, -(-lanes // self.tile)), self.threads
 
 
+def body_of_trace(on_device, sizes, name):
+    """A body of a flow's trace, which others do not have: nobody calls it for them."""
+    return on_device(getattr(sizes.bodies, name)) if sizes.trace else None
+
+
 def tile_functions(on_device, sizes, sync):
     """(load, stage, evaluate) for the threads of a block; each ends behind a barrier. ``at`` is a `Place`."""
     product, activate, code, keeps_slope = on_device(dot), on_device(activation_kernel), sizes.activation, int(sizes.keeps_slope)
@@ -108,7 +112,7 @@ def tile_functions(on_device, sizes, sync):
     d_ins, d_outs, w_at, b_at, row, x_at, slope_at = (
         sizes.d_in, sizes.d_out, sizes.w_at, sizes.b_at, sizes.row, sizes.x_at, sizes.slope_at)
     theta_w, theta_b, resident, d, m, trace, slopes = (
-        sizes.theta_w, sizes.theta_b, sizes.resident, sizes.d, sizes.widths[1], sizes.trace, on_device(slopes_into))
+        sizes.theta_w, sizes.theta_b, sizes.resident, sizes.d, sizes.widths[1], sizes.trace, body_of_trace(on_device, sizes, "slopes"))
     gain_at, part_at = sizes.gain_at, sizes.part_at
 
     def load(thread, theta, shared):
@@ -164,7 +168,8 @@ def pull_function(on_device, sizes, sync):
     code, keeps_slope, threads, layers, n = sizes.activation, int(sizes.keeps_slope), sizes.threads, len(sizes.d_in), sizes.n
     d_ins, d_outs, w_at, row, x_at, slope_at = sizes.d_in, sizes.d_out, sizes.w_at, sizes.row, sizes.x_at, sizes.slope_at
     theta_w, theta_b, buffer_at, other_at = sizes.theta_w, sizes.theta_b, sizes.buffer_at, sizes.other_buffer_at
-    d, m, trace, gain_at, part_at, hidden = sizes.d, sizes.widths[1], sizes.trace, sizes.gain_at, sizes.part_at, on_device(hidden_vjp)
+    d, m, trace, gain_at, part_at = sizes.d, sizes.widths[1], sizes.trace, sizes.gain_at, sizes.part_at
+    hidden = body_of_trace(on_device, sizes, "hidden_vjp")
 
     def pull_gains(at, w, shared, theta_bar):
         """`gains` transposed, from the parts that the samples' cotangents make up."""
@@ -220,36 +225,42 @@ def pull_function(on_device, sizes, sync):
     return device_function(pull)
 
 
-def tangent_function(on_device, sizes, sync):
-    """The tangent of `evaluate`, whose activations it reads, for the threads of a block, as `mlp_jvp`."""
-    product, activate = on_device(dot), on_device(activation_jvp_kernel)
-    code, keeps_slope, threads, layers = sizes.activation, int(sizes.keeps_slope), sizes.threads, len(sizes.d_in)
-    d_ins, d_outs, w_at, row, x_at, slope_at = sizes.d_in, sizes.d_out, sizes.w_at, sizes.row, sizes.x_at, sizes.slope_at
-    theta_w, theta_b, buffer_at, other_at = sizes.theta_w, sizes.theta_b, sizes.buffer_at, sizes.other_buffer_at
-    n, width, d, m, trace, gain_at, gain_tan_at, part_at = (
-        sizes.n, int(sizes.d_in[0]), sizes.d, sizes.widths[1], sizes.trace, sizes.gain_at, sizes.gain_tan_at, sizes.part_at)
-    slopes, slope_tangents = on_device(slopes_into), on_device(slope_tangents_into)
+def trace_tangents(on_device, sizes, sync):
+    """(push_gains, put_part): tangents of the gains, and a hidden unit's part of the trace's tangent."""
+    slopes, slope_tangents = body_of_trace(on_device, sizes, "slopes"), body_of_trace(on_device, sizes, "slope_tangents")
+    code, keeps_slope, threads, d, m = sizes.activation, int(sizes.keeps_slope), sizes.threads, sizes.d, sizes.widths[1]
+    d_ins, w_at, row, theta_w, gain_at, gain_tan_at, part_at = (
+        sizes.d_in, sizes.w_at, sizes.row, sizes.theta_w, sizes.gain_at, sizes.gain_tan_at, sizes.part_at)
 
-    def gain_tangents(thread, w, theta_tan, shared):
+    def push_gains(thread, w, theta_tan, shared):
         """Tangent of `gains`."""
         for u in range(thread, m, threads):
             total = 0.0 * shared[gain_at + u]
-            for i in range(d):
+            for i in range(d):                                              # g[u] -= W1[u, i] * W2[i, u]
                 inner, outer = u * d_ins[0] + i, i * m + u
                 total -= (theta_tan[theta_w[0] + inner] * w[w_at[1] + i * row[1] + u]
                           + w[w_at[0] + u * row[0] + i] * theta_tan[theta_w[1] + outer])
             shared[gain_tan_at + u] = total
         sync()
-    push_gains = device_function(gain_tangents)
 
-    def part_of_trace(e, a, slope, z_tan, shared):
+    def put_part(e, a, slope, z_tan, shared):
         """s_tan_j g_j + s_j g_tan_j of one sample's hidden unit."""
         part, u = part_at + e, e % m
         slopes(code, shared[a:a + 1], shared[slope:slope + keeps_slope], shared[part:part + 1])
         value = shared[part] * shared[gain_tan_at + u]
         slope_tangents(code, shared[a:a + 1], shared[slope:slope + keeps_slope], shared[z_tan:z_tan + 1], shared[part:part + 1])
         shared[part] = shared[part] * shared[gain_at + u] + value
-    put_part = device_function(part_of_trace)
+    return device_function(push_gains), device_function(put_part)
+
+
+def tangent_function(on_device, sizes, sync):
+    """The tangent of `evaluate`, whose activations it reads, for the threads of a block, as `mlp_jvp`."""
+    product, activate = on_device(dot), on_device(activation_jvp_kernel)
+    code, keeps_slope, threads, layers = sizes.activation, int(sizes.keeps_slope), sizes.threads, len(sizes.d_in)
+    d_ins, d_outs, w_at, row, x_at, slope_at = sizes.d_in, sizes.d_out, sizes.w_at, sizes.row, sizes.x_at, sizes.slope_at
+    theta_w, theta_b, buffer_at, other_at = sizes.theta_w, sizes.theta_b, sizes.buffer_at, sizes.other_buffer_at
+    n, width, d, m, trace, part_at = sizes.n, int(sizes.d_in[0]), sizes.d, sizes.widths[1], sizes.trace, sizes.part_at
+    push_gains, put_part = trace_tangents(on_device, sizes, sync)
 
     def push(at, z_tan, w, theta_tan, shared, out):
         """out (count n,) = the tangent of f(t, z, theta) with t held."""
