@@ -84,22 +84,11 @@ def pushed(name, device):
 def solved_jointly(name, device):
     from cuda_battery import of_solution
     batch, options = NETWORKS[name]
-    if device == "cpu":
-        return of_solution(solve_batch(batch, "joint", **options))
-    from refnode.solve.options import SolveOptions
-    from refnode.solve.perceptron_joint_cuda import solve_jointly
-    return of_solution(solve_jointly(batch, SolveOptions.of(**options)))
+    return of_solution(solve_batch(batch, "joint", device=device, **options))
 
 
 def pulled_jointly(name, device):
-    from cuda_battery import of_gradient
-    from refnode.sensitivity.perceptron_gradient_cuda import joint_tile_gradient
-    from refnode.sensitivity.recipes import RECIPES
-    from refnode.solve.options import SolveOptions
-    batch, options = NETWORKS[name]
-    if device == "cpu":
-        return of_gradient(gradient_batch(batch, step_control="joint", **options))
-    return of_gradient(joint_tile_gradient(batch, "discrete", RECIPES["discrete"], SolveOptions.of(**options), "float64"))
+    return pulled(name, device, step_control="joint")
 
 
 PULLED, PUSHED = {"solve_tiles", "pull_tiles", "slope_tiles", "sum_rows"}, {"solve_tiles", "push_tiles", "slope_tiles"}
