@@ -25,12 +25,13 @@ import numpy as np
 from refnode.errors import InvalidInputError
 from refnode.fields.field import VectorField
 from refnode.fields.flow_density_shallow import (
-    shallow_density, shallow_density_hvp, shallow_density_jvp, shallow_density_vjp)
+    Trace, shallow_density, shallow_density_hvp, shallow_density_jvp, shallow_density_vjp)
 from refnode.fields.flow_tape import (
     PROBES, WEIGHT, buffers, flow_entry, flow_numpy, flow_tape_plan, mirror_offset, probe_place)
-from refnode.fields.neural import ACTIVATION, BATCH, D_IN, LAYERS, SLOPE_AT, X_AT, layer_entry, layer_place, with_time
-from refnode.fields.neural import with_time_vjp
+from refnode.fields.neural import (
+    ACTIVATION, BATCH, D_IN, LAYERS, SLOPE_AT, X_AT, Perceptron, layer_entry, layer_place, with_time, with_time_vjp)
 from refnode.host_device import host_device
+from refnode.layers.activations import ACTIVATIONS
 from refnode.layers.dense import matmul_add
 from refnode.layers.parameters import mlp_layout
 from refnode.layers.pushed import (
@@ -70,10 +71,13 @@ def flow_density_field(widths, activation="tanh", batch=1, time_input=False, pro
     header, tape_size, hvp_tape_size = flow_tape_plan(layout, activation, int(batch), probes, d)
     name = "_".join(["flow", *map(str, map(int, widths)), activation] + ["time"] * bool(time_input)
                     + ["hutchinson"] * (probes is not None))
-    return VectorField(
+    field = VectorField(
         flow_density, jvp=flow_density_jvp, vjp=flow_density_vjp, hvp=flow_density_hvp, name=name,
         n=int(batch) * (d + 1), p=layout.size, tape_size=tape_size, tape_header=header, hvp_tape_size=hvp_tape_size,
         numpy_form=flow_numpy(layout, activation, time_input, probes))
+    if batch == 1 and probes is None and len(widths) == 3:
+        field.perceptron = Perceptron((d + bool(time_input), int(widths[1]), d), ACTIVATIONS[activation].code, Trace())
+    return field
 
 
 def checked_flow(widths, activation, batch, time_input):

@@ -4,6 +4,8 @@
 
 The gains g do not depend on the sample: the density costs one product per hidden unit more than the velocity.
 """
+from typing import NamedTuple
+
 from refnode.fields.flow_tape import BLOCK, buffers, mirror_offset
 from refnode.fields.neural import ACTIVATION, BATCH, SLOPE_AT, layer_entry, layer_place, with_time, with_time_vjp
 from refnode.host_device import host_device
@@ -206,3 +208,11 @@ def hidden_hvp(code, m, a, slope, a_tan, rates_bar, rates_bar_tan, d, d_in, W1, 
             a_bar[at], a_bar_tan[at] = s * inner, s_tan * inner + s * inner_tan
     gains_vjp(d, d_in, W1, W2, g_bar_tan, W1_bar_tan, W2_bar_tan)
     gains_vjp(d, d_in, W1_tan, W2_tan, g_bar, W1_bar_tan, W2_bar_tan)
+
+
+class Trace(NamedTuple):
+    """The bodies of the trace, for launchers that have the loops over samples and units themselves."""
+
+    slopes: object = slopes_into
+    slope_tangents: object = slope_tangents_into
+    hidden_vjp: object = hidden_vjp

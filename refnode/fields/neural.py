@@ -76,10 +76,15 @@ def mlp_field(widths, activation="tanh", batch=1, time_input=False):
 
 
 class Perceptron(NamedTuple):
-    """What launchers for perceptrons need to know of a field: widths, that of the input with the time, and σ's code."""
+    """What launchers for perceptrons need to know of a field: widths, that of the input with the time, and σ's code.
+
+    ``trace`` has the bodies of one that carries a log-density along by the exact trace, its last state
+    (`fields.flow_density`); None for others.
+    """
 
     widths: tuple
     code: int
+    trace: object = None
 
 
 def tape_plan(layout, activation, batch):

@@ -292,19 +292,19 @@ def gradient_batch(batch, sensitivity="discrete", step_control="per_sample", on_
     """
     device, real = device_and_real(device, dtype)
     threads = thread_count(threads)
-    require_control(step_control, device)
+    require_control(step_control)
     if on_failure not in ("raise", "skip"):
         raise InvalidInputError(f"on_failure must be 'raise' or 'skip', found {on_failure!r}")
     if batch.losses[0] is None:
         raise InvalidInputError("gradient_batch needs a batch with a loss; give Batch(..., loss=...)")
     require_place(batch, device, real)
     check_first_call(batch.first)                               # the field of a stack is the package's own
-    if step_control == "joint":
+    if step_control == "joint" and device == "cpu":
         return _joint_gradient(batch, sensitivity, options)
     recipe, own, solve_options = checked_call(batch, sensitivity, dict(options))
     if device == "cuda":
         from refnode.sensitivity.batch_gradient_cuda import gradient_on_device
-        return gradient_on_device(batch, sensitivity, recipe, own, solve_options, on_failure, real)
+        return gradient_on_device(batch, sensitivity, recipe, own, solve_options, on_failure, real, step_control)
     if (recipe.equation, recipe.reversal) == ("transpose", "stored") and not own:
         return _discrete_gradient(batch, sensitivity, solve_options, on_failure, threads)
     return _gradient_by_samples(batch, sensitivity, options, on_failure)

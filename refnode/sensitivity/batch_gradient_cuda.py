@@ -226,7 +226,7 @@ SWEEPS = {               # (equation, reversal) -> the samples, and what takes a
 REVERSIBLE_SWEEPS = {("transpose", "inverted"): (ReversibleSamples, pull_reversible_wave)}         # of methods with an inverse step
 
 
-def gradient_on_device(batch, sensitivity, recipe, own, options, on_failure, real):
+def gradient_on_device(batch, sensitivity, recipe, own, options, on_failure, real, step_control="per_sample"):
     """`gradient_batch` on a GPU, wave by wave.
 
     Raises
@@ -235,10 +235,15 @@ def gradient_on_device(batch, sensitivity, recipe, own, options, on_failure, rea
         If the recipe does not run there; lists those that do.
     """
     samples_of, sweep_wave = sweep_on_device(sensitivity, recipe, own, options)
+    if step_control == "joint":
+        if recipe.reversal != "stored":
+            raise InvalidInputError(f"step_control='joint' on device='cuda' has the recipes 'discrete' and 'discrete_forward', found {sensitivity!r}")
+        from refnode.sensitivity.perceptron_gradient_cuda import joint_tile_gradient
+        return joint_tile_gradient(batch, sensitivity, recipe, options, real)
     if batch.on_device:
         from refnode.sensitivity.resident_gradient_cuda import resident_gradient
         return resident_gradient(batch, sensitivity, recipe, own, options, on_failure, real)
-    if recipe.reversal == "stored" and tiles_serve(batch, batch.flow_field, batch.flow_y0, options, True, real):
+    if recipe.reversal == "stored" and tiles_serve(batch, batch.flow_field, batch.flow_y0, options, real):
         from refnode.sensitivity.perceptron_gradient_cuda import tile_gradient
         return tile_gradient(batch, sensitivity, recipe, options, on_failure, real)
     samples = samples_of(batch, batch.flow_field, batch.flow_y0, options, real=real, **own)

@@ -49,10 +49,13 @@ def solve_batch(batch, step_control="per_sample", device="cpu", dtype="float64",
     """
     device, real = device_and_real(device, dtype)
     threads = thread_count(threads)
-    require_control(step_control, device)
+    require_control(step_control)
     require_place(batch, device, real)
     batch.field.check_first_call(batch.spans[0, 0], batch.first.y0, batch.first.theta)
     if step_control == "joint":
+        if device == "cuda":
+            from refnode.solve.perceptron_joint_cuda import solve_jointly
+            return solve_jointly(batch, SolveOptions.of(**options), real)
         stacked = batch.replace(loss=None).joint()
         return split_solution(batch, solve(stacked, **joint_options(batch, batch.y0.shape[1], options)))
     samples = samples_on(device, real, batch)(batch, batch.field, batch.y0, SolveOptions.of(**options), keep=False)
@@ -75,12 +78,10 @@ def samples_on(device, real, batch):
     return functools.partial(samples_of, real=real)
 
 
-def require_control(step_control, device):
-    """Raise InvalidInputError unless there is such a step control on the device."""
+def require_control(step_control):
+    """Raise InvalidInputError unless there is such a step control."""
     if step_control not in STEP_CONTROLS:
         raise InvalidInputError(f"step_control must be one of {list(STEP_CONTROLS)}, found {step_control!r}")
-    if device == "cuda" and step_control == "joint":
-        raise InvalidInputError('step_control="joint" runs on device="cpu": a GPU integrates every sample with steps of its own')
 
 
 def joint_options(batch, size, options):

@@ -249,6 +249,17 @@ def first_guess(length, y0, f0, rtol, atol, blocks):
     return d0, d1, min(h0, length)
 
 
+@host_device
+def first_size(control, length, h0, d1, d2):
+    """`first_step`'s size, from the norms d1 of f at the start and d2 of its difference quotient over h0."""
+    if d1 <= 1e-15 and d2 <= 1e-15:
+        h1 = max(1e-6, h0 * 1e-3)
+    else:
+        h1 = (0.01 / max(d1, d2)) ** control[EXPONENT]
+    size = min(min(100.0 * h0, h1), min(length, control[H_MAX]))
+    return size if size > 0.0 else h0              # a NaN slope at y1 must not become a NaN step
+
+
 @higher_order
 def first_step(f, t0, t1, y0, theta, tape, f0, control, rtol, atol, blocks, y1, f1):
     """The first step size, h > 0, from two slopes; costs one evaluation. y1, f1 (n,) are workspace.
@@ -266,12 +277,7 @@ def first_step(f, t0, t1, y0, theta, tape, f0, control, rtol, atol, blocks, y1, 
     for m in range(y0.shape[0]):
         f1[m] -= f0[m]
     d2 = scaled_norm(f1, y0, y0, rtol, atol, blocks) / h0
-    if d1 <= 1e-15 and d2 <= 1e-15:
-        h1 = max(1e-6, h0 * 1e-3)
-    else:
-        h1 = (0.01 / max(d1, d2)) ** control[EXPONENT]
-    h = min(min(100.0 * h0, h1), min(length, control[H_MAX]))
-    return h if h > 0.0 else h0                    # a NaN slope at y1 must not become a NaN step
+    return first_size(control, length, h0, d1, d2)
 
 
 @host_device
@@ -286,7 +292,7 @@ def first_guess_slopes(length, d0, d1):
 
 @host_device
 def first_size_slopes(control, length, h0, d1, d2):
-    """Derivatives of `first_step`'s last line with respect to length, h0, d1, d2."""
+    """Derivatives of `first_size` with respect to length, h0, d1, d2."""
     by_h0, by_d1, by_d2 = 0.0, 0.0, 0.0
     if d1 <= 1e-15 and d2 <= 1e-15:
         h1 = max(1e-6, h0 * 1e-3)

@@ -136,9 +136,11 @@ def cases(quick=False, only="*"):
     for widths in ((2, 8, 2),) if quick else ((2, 64, 64, 2), (16, 128, 128, 16)):
         add(perceptron(widths), "dopri5", "float64", ARCHITECTURES, TILES, run_tiles)
         add(perceptron(widths), "dopri5", "float32", one, TILES, run_tiles)
+    add(flow((2, 8, 2) if quick else (2, 64, 2)), "dopri5", "float64", one, TILES, run_tiles)
     if not quick:
         add(lorenz, "dop853", "float64", one)
-        for batch in (perceptron(), with_cost()):
+        with_tape = perceptron()
+        for batch in (with_tape.replace(theta=with_tape.theta[None]), with_cost()):         # with a theta of its own: not in tiles
             add(batch, "dopri5", "float64", one)
         for name in sorted(set(CATALOGUE) - {"lorenz"}):
             add(batch_of(CATALOGUE[name]()), "dopri5", "float64", one, ("integrate_lanes", "push_lanes", "pull_lanes"))
@@ -149,13 +151,20 @@ def batch_of(problem, loss=refnode.losses.terminal(np.sum, np.ones_like)):
     return refnode.Batch(problem.field, problem.y0[None], problem.theta, (problem.t0, problem.t1), problem.ts, loss)
 
 
-TILES = ("solve_tiles", "pull_tiles", "push_tiles")
+TILES = ("solve_tiles", "pull_tiles", "push_tiles", "slope_tiles", "try_tiles")
 
 
 def perceptron(widths=(2, 8, 2)):
     """A field with a tape."""
     field = refnode.fields.mlp_field(widths, "tanh")
     return batch_of(refnode.Problem(field, np.zeros(widths[0]), np.zeros(field.p), ts=[0.5]))
+
+
+def flow(widths):
+    """A log-density carried along, with the exact trace."""
+    from refnode.fields.flow_density import flow_density_field
+    field = flow_density_field(widths, "tanh")
+    return batch_of(refnode.Problem(field, np.zeros(field.n), np.zeros(field.p), ts=[0.5]))
 
 
 def with_cost():
@@ -207,11 +216,13 @@ def run_tiles(batch, method, dtype):
     from refnode.sensitivity.perceptron_gradient_cuda import TileSweep
     from refnode.solve.options import SolveOptions
     from refnode.solve.perceptron_cuda import TileSamples
-    samples = TileSamples(batch, batch.field, batch.y0, SolveOptions.of(method=method, n_steps=2), keep=True, real=dtype)
-    samples.run_forward()
+    from refnode.solve.perceptron_joint_cuda import solve_jointly
+    samples = TileSamples(batch, batch.field, batch.y0, SolveOptions.of(method=method), keep=True, real=dtype)
     sweep = TileSweep(samples)
-    sweep.push(batch.y0, batch.theta)
-    sweep.pull_all()
+    for wave in samples.waves():
+        sweep.push(wave, batch.y0, batch.theta)
+        sweep.pull_wave(wave)
+    solve_jointly(batch, SolveOptions.of(method=method), dtype)
 
 
 # --- what ptxas says ------------------------------------------------------------------------------
