@@ -21,13 +21,13 @@ import warnings
 import numpy as np
 
 import refnode
-from contestants import contestants_for, w1, w3
+from contestants import contestants_for, w1, w3, w3_wide
 from ensemble import w2
 from flow import w4
 
 SECONDS_A_TURN = 0.02          # each contestant runs about this long before the next one's turn
 SAME_GRADIENT = 1e3            # tolerances that a gradient may be off by and still count as the same
-WORKLOADS = {"W1": w1, "W2": w2, "W3": w3, "W4": w4}
+WORKLOADS = {"W1": w1, "W2": w2, "W3": w3, "W3 wide": w3_wide, "W4": w4}
 
 
 def main():
