@@ -13,7 +13,7 @@ from refnode.host_device import higher_order, host_device, outlined
 from refnode.linalg import copy_into, dot, has_nonzero
 from refnode.steppers.system import evaluate
 
-LONG, STRIP = 64, 512           # states from this length on go slope by slope, in strips that stay in the nearest cache
+LONG, STRIP = 16, 1024          # states from this length on go slope by slope, in strips that stay in the nearest cache
 
 
 @host_device
@@ -27,11 +27,8 @@ def add_slopes(weights, count, h, k, z):
 
 
 @host_device
-def stage_state(weights, count, h, y, k, z):
+def stage_state_by_entries(weights, count, h, y, k, z):
     """z = y + h sum_{j < count} weights_j k_j. Implements (ERK-1)."""
-    if z.shape[0] >= LONG:
-        stage_state_by_rows(weights, count, h, y, k, z)
-        return
     for m in range(z.shape[0]):
         total = 0.0
         for j in range(count):
@@ -39,33 +36,32 @@ def stage_state(weights, count, h, y, k, z):
         z[m] = y[m] + h * total
 
 
-@host_device
-def add_multiple(factor, x, out):
-    """out += factor x."""
-    for m in range(out.shape[0]):
-        out[m] += factor * x[m]
-
-
 @outlined
-def stage_state_by_rows(weights, count, h, y, k, z):
-    """`stage_state` with the same sums in the same order, slope by slope, which vectorises. z is none of the others."""
+def stage_state_by_slopes(weights, count, h, y, k, z):
+    """The same sums in the same order, slope by slope, which vectorises. z is none of the other arrays."""
     for first in range(0, z.shape[0], STRIP):
         strip = slice(first, min(first + STRIP, z.shape[0]))
         y_part, z_part = y[strip], z[strip]
         for m in range(z_part.shape[0]):
             z_part[m] = 0.0
         for j in range(count):
-            add_multiple(weights[j], k[j, strip], z_part)
+            add_multiple(weights[j], 1.0, k[j, strip], z_part)
         for m in range(z_part.shape[0]):
             z_part[m] = y_part[m] + h * z_part[m]
 
 
 @host_device
-def stage_state_vjp(weights, count, h, z_bar, k_bar, y_bar):
+def stage_state(weights, count, h, y, k, z):
+    """z = y + h sum_{j < count} weights_j k_j, in the way that is fast for its length, with the same bits."""
+    if z.shape[0] < LONG:
+        stage_state_by_entries(weights, count, h, y, k, z)
+    else:
+        stage_state_by_slopes(weights, count, h, y, k, z)
+
+
+@host_device
+def stage_state_vjp_by_entries(weights, count, h, z_bar, k_bar, y_bar):
     """The transpose of `stage_state` with h held; see `length_cotangent`. Implements (ERK-4)."""
-    if z_bar.shape[0] >= LONG:
-        stage_state_vjp_by_rows(weights, count, h, z_bar, k_bar, y_bar)
-        return
     for m in range(z_bar.shape[0]):
         y_bar[m] += z_bar[m]                                    # z = y + h sum_j w_j k_j
         scaled = h * z_bar[m]
@@ -74,20 +70,33 @@ def stage_state_vjp(weights, count, h, z_bar, k_bar, y_bar):
 
 
 @outlined
-def stage_state_vjp_by_rows(weights, count, h, z_bar, k_bar, y_bar):
-    """`stage_state_vjp`, slope by slope, as `stage_state_by_rows`."""
+def stage_state_vjp_by_slopes(weights, count, h, z_bar, k_bar, y_bar):
+    """The same, slope by slope."""
     for first in range(0, z_bar.shape[0], STRIP):
         strip = slice(first, min(first + STRIP, z_bar.shape[0]))
-        add_multiple(1.0, z_bar[strip], y_bar[strip])
+        add_multiple(1.0, 1.0, z_bar[strip], y_bar[strip])      # z = y + h sum_j w_j k_j
         for j in range(count):
-            add_scaled_multiple(weights[j], h, z_bar[strip], k_bar[j, strip])
+            add_multiple(weights[j], h, z_bar[strip], k_bar[j, strip])
 
 
 @host_device
-def add_scaled_multiple(factor, h, x, out):
-    """out += factor (h x)."""
+def stage_state_vjp(weights, count, h, z_bar, k_bar, y_bar):
+    """The transpose of `stage_state` with h held, in the way that is fast for its length, with the same bits."""
+    if z_bar.shape[0] < LONG:
+        stage_state_vjp_by_entries(weights, count, h, z_bar, k_bar, y_bar)
+    else:
+        stage_state_vjp_by_slopes(weights, count, h, z_bar, k_bar, y_bar)
+
+
+@host_device
+def add_multiple(weight, h, x, out):
+    """out += weight (h x)."""
     for m in range(out.shape[0]):
-        out[m] += factor * (h * x[m])
+        out[m] += weight * (h * x[m])
+
+
+# A GPU has a thread for each of many short states.
+stage_state.on_device, stage_state_vjp.on_device = stage_state_by_entries, stage_state_vjp_by_entries
 
 
 @host_device
