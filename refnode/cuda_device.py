@@ -182,7 +182,7 @@ def _on_device(value, real):
     """What stands on the device for a global, a closure's value or a constant of a body."""
     if value is np or value is math:
         return _module(value, real)
-    if isinstance(value, python_types.FunctionType):            # one that chooses its body by the types it is given
+    if isinstance(value, (python_types.FunctionType, Dispatcher)):      # one that chooses its body by what it is given
         value = getattr(value, "on_device", value)
     if isinstance(value, Dispatcher):
         return device_form(value, real)

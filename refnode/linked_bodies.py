@@ -37,6 +37,9 @@ class LinkedLowering(NativeLowering):
         entry = _dynfunc.make_function(lowered.fndesc.lookup_module(), lowered.fndesc.qualname, "", 0,
                                        lowered.env, (state.library,))
         state.targetctx.insert_user_function(entry, lowered.fndesc, [state.library])
+        if not state.flags.forceinline:
+            body = state.library._final_module.get_function(lowered.fndesc.llvm_func_name)
+            body.add_function_attribute("noinline")             # or LLVM inlines what is short before its loops unroll
         state["cr"] = lowered._replace(cfunc=entry)
         return True
 

@@ -14,7 +14,7 @@ from refnode.steppers.system import Plain
 from refnode.steppers.tableaus import TABLEAUS
 
 FIELDS = {"forced_oscillator": CLASSICAL["forced_oscillator"],
-          "mlp": mlp_field((2, 5, 2), "tanh", batch=3, time_input=True)}
+          "mlp": mlp_field((2, 5, 2), "tanh", batch=9, time_input=True)}       # long enough to go slope by slope
 SIGMA = 0.375                   # where the dense output is read; held, as sigma is in the adjoint
 BODIES = types.SimpleNamespace(**{
     name: python_form(getattr(explicit_rk, name)) for name in (
@@ -201,11 +201,34 @@ def test_dense_output_meets_the_ends_of_the_step(method):
     np.testing.assert_allclose(out, step.y1, rtol=1e-13)
 
 
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 1024, 1025, 2500])
+def test_slope_by_slope_is_the_same_bit_by_bit(n):
+    """Also with a weight 0 times a slope that is no number, and a sum that is -0 where its first term is."""
+    rng = np.random.default_rng(n)
+    weights, k, y, h = rng.standard_normal(6), rng.standard_normal((7, n)), rng.standard_normal(n), 0.3
+    weights[1], k[1, 0], k[0, -1], y[-1] = 0.0, np.inf, -0.0, -0.0
+    for count in (0, 1, 6):
+        z = np.full((3, n), 7.0)
+        forms = (explicit_rk.stage_state_by_entries, python_form(explicit_rk.stage_state_by_slopes), explicit_rk.stage_state)
+        for form, out in zip(forms, z):
+            form(weights, count, h, y, k, out)
+        assert z[0].tobytes() == z[1].tobytes() == z[2].tobytes()
+        bars = np.repeat(rng.standard_normal((1, 8, n)), 3, axis=0)
+        forms = (explicit_rk.stage_state_vjp_by_entries, python_form(explicit_rk.stage_state_vjp_by_slopes),
+                 explicit_rk.stage_state_vjp)
+        for form, bar in zip(forms, bars):
+            form(weights, count, h, y, bar[:7], bar[7])
+        assert bars[0].tobytes() == bars[1].tobytes() == bars[2].tobytes()
+
+
 # --- wrong steps ----------------------------------------------------------------------------------
 
 MUTANTS = {
     "flip the sign of y_bar": ("        y_bar[m] += z_bar[m] ", "        y_bar[m] -= z_bar[m] "),
     "flip the sign of k_bar": ("k_bar[j, m] += weights[j] * scaled", "k_bar[j, m] -= weights[j] * scaled"),
+    "by slopes: h missing": ("add_multiple(weights[j], h, z_bar", "add_multiple(weights[j], 1.0, z_bar"),
+    "by slopes: next weight": ("add_multiple(weights[j], 1.0, k", "add_multiple(weights[j - 1], 1.0, k"),
+    "by slopes: y_bar forgotten": ("add_multiple(1.0, 1.0, z_bar", "add_multiple(0.0, 1.0, z_bar"),
     "A for its transpose": ("stage_state_vjp(A[i], i, h, z_bar", "stage_state_vjp(A[:, i].copy(), i, h, z_bar"),
     "next row of A": ("stage_state_vjp(A[i], i, h, z_bar", "stage_state_vjp(A[min(i + 1, s - 1)], i, h, z_bar"),
     "last b missing": ("stage_state_vjp(b, s, h, y1_bar", "stage_state_vjp(b, s - 1, h, y1_bar"),
@@ -233,18 +256,19 @@ MUTANTS = {
 }
 
 
-def mutant_step(*change):
-    return Step("dop853", FIELDS["forced_oscillator"],
+def mutant_step(*change, field="forced_oscillator"):
+    return Step("dop853", FIELDS[field],
                 bodies=types.SimpleNamespace(**changed_source(explicit_rk, *change)))
 
 
-def test_unchanged_source_passes():
-    step = mutant_step()
+@pytest.mark.parametrize("field", FIELDS)
+def test_unchanged_source_passes(field):
+    step = mutant_step(field=field)
     assert tangent_error(step) <= 1e-13 and transpose_error(step) <= bound(step.table)
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_wrong_step_is_caught(name):
     """By at least a factor 1e6 over the bound of the same check that right steps pass."""
-    step = mutant_step(MUTANTS[name])
+    step = mutant_step(MUTANTS[name], field="mlp" if name.startswith("by slopes") else "forced_oscillator")
     assert max(tangent_error(step), transpose_error(step)) > 1e6 * 1e-13

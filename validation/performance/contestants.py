@@ -44,13 +44,21 @@ def w1():
 
 def w3():
     """W3: an MLP 2-64-64-2 on a batch of 512 samples, tolerance 1e-5, loss mean y(1)^2."""
-    widths, batch = (2, 64, 64, 2), 512
-    y0 = np.random.default_rng(0).normal(size=batch * 2)
+    return perceptron("W3", (2, 64, 64, 2))
+
+
+def w3_wide():
+    """W3 with matrices that are large: 64-128-128-64, and the rest as in `w3`."""
+    return perceptron("W3 wide", (64, 128, 128, 64))
+
+
+def perceptron(name, widths, batch=512, tolerance=1e-5):
+    y0 = np.random.default_rng(0).normal(size=batch * widths[0])
     problem = refnode.Problem(
         mlp_field(widths, batch=batch), y0=y0, theta=initial_parameters(widths, seed=0), t_span=(0.0, 1.0),
         ts=[1.0], loss=refnode.losses.mean_of_squares())
-    return Workload("W3", "MLP 2-64-64-2, batch 512, float64, tolerance 1e-5", problem, 1e-5, "mlp",
-                    widths, batch, mean=True)
+    title = f"MLP {'-'.join(map(str, widths))}, batch {batch}, float64, tolerance {tolerance:.0e}"
+    return Workload(name, title, problem, tolerance, "mlp", widths, batch, mean=True)
 
 
 # --- refnode --------------------------------------------------------------------------------------
