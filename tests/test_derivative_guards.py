@@ -55,6 +55,14 @@ def test_a_right_vjp_passes(plain):
     assert gradient(plain, vjp=right).theta[0] == pytest.approx(-2.0 * np.exp(-2.0), rel=1e-8)
 
 
+def test_a_function_that_belongs_to_no_module_is_a_users_function():
+    names = {}
+    exec("def f(t, y, theta, dy):\n    dy[0] = y[5]", names)
+    assert names["f"].__module__ is None
+    with pytest.raises(InvalidInputError, match="index 5"):
+        refnode.solve(refnode.Problem(names["f"], [1.0]))
+
+
 @needs_compiler
 @pytest.mark.parametrize("derivatives", [{"vjp": index_beyond}, {"vjp": two_parts}, {"jvp": jvp_beyond}], ids=["index", "parts", "jvp"])
 def test_a_stray_index_or_another_number_of_parts_is_refused(derivatives):

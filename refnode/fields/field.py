@@ -66,7 +66,7 @@ class VectorField:
     def __init__(self, f, jvp=None, vjp=None, hvp=None, *, name=None, n=None, p=None, tape_size=0,
                  tape_header=(), hvp_tape_size=None, state_names=None, parameter_names=None, numpy_form=None):
         self.user_f = f
-        self.is_shipped = getattr(f, "__module__", "").startswith("refnode.")
+        self.is_shipped = (getattr(f, "__module__", None) or "").startswith("refnode.")       # None: defined by exec
         self.f = kernel_form(f, "f")
         self.user_jvp, self.user_vjp, self.user_hvp = jvp, vjp, hvp
         self.jvp = None if jvp is None else kernel_form(jvp, "jvp")
