@@ -354,11 +354,11 @@ def at_most(count, launch):
     return counted
 
 
-def uncaught_mutants():
-    """Wrong kernels whose results are within 1e-9 of the right ones; there should be none."""
+def uncaught_mutants(every=1):
+    """Wrong kernels, every so many of them, whose results are within 1e-9 of the right ones; there should be none."""
     kernels, field, uncaught = every_kernel(), BATCHES["predators"].field, []
     expected = {name: witness(name) for name in kernels}
-    for name, piece, instead in MUTANTS:
+    for name, piece, instead in MUTANTS[::every]:
         with mutant(kernels, name, piece, instead):
             field.entries.clear()
             try:
@@ -384,7 +384,7 @@ def everything():
         found.update({f"{name}/{key}": value for key, value in arrays.items()})
         found[f"{name}/launched"] = np.array(sorted(names))
     found.update({f"itself/{name}": np.array(program()) for name, program in ITSELF.items()})
-    found["uncaught mutants"] = np.array(uncaught_mutants(), dtype=str)
+    found["uncaught mutants"] = np.array(uncaught_mutants(every=3), dtype=str)
     found["dot_products"], found["single_precision"] = dot_products(), single_precision()
     return found
 
@@ -392,4 +392,5 @@ def everything():
 if __name__ == "__main__":
     sys.setswitchinterval(1e-4)                 # the simulator's threads wait for each other in loops: ten times as fast so
     warnings.simplefilter("ignore")             # a lane that fails divides by zero, which Python says aloud
-    np.savez(sys.argv[1], **everything())
+    np.savez(sys.argv[1], **({"uncaught mutants": np.array(uncaught_mutants(), dtype=str)} if "--mutants" in sys.argv else
+                             everything()))

@@ -102,6 +102,7 @@ def test_single_precision(where, simulated):
 
 
 def test_wrong_kernels_are_caught(simulated):
+    """Every third of them; `cuda_battery.py FILE --mutants` tries all."""
     assert simulated["uncaught mutants"].tolist() == []
 
 

@@ -70,7 +70,8 @@ def test_a_spoilt_gradient_fails_the_demonstration(name, tiny, tmp_path, monkeyp
             assert f"({shown})" in GALLERY.read_text(encoding="utf-8") and (GALLERY.parent / shown).is_file()
 
 
-@pytest.mark.parametrize("name", DERIVATIVES)
+@pytest.mark.parametrize("name", [name if name in ("spiral", "ffjord", "ode_rnn") else pytest.param(name, marks=pytest.mark.slow)
+                                  for name in DERIVATIVES])
 def test_the_options_that_all_take(name, tiny, tmp_path):
     """Another method, tolerances and a recipe of the other kind; its gradient is right, and the method is the one that ran."""
     methods = []
