@@ -36,9 +36,16 @@ def prepare_all():
     gc.disable()
     if hasattr(os, "nice"):
         os.nice(5)
-    while record := os.read(sys.stdin.fileno(), RECORD):        # whole: so little is read and written at once
-        for name in record.decode().split():
-            prepare(name)
+    while prepare_next(sys.stdin.fileno()):
+        pass
+
+
+def prepare_next(source):
+    """`prepare` the next group of names of a pipe; False if there is none left."""
+    record = os.read(source, RECORD)            # whole: so little is read and written at once
+    for name in record.decode().split():
+        prepare(name)
+    return bool(record)
 
 
 def missing_drivers(names):
@@ -62,7 +69,8 @@ def cache_takes_files():
 def compiling(groups, workers=1):
     """Processes that compile while the body runs, each the next group of names; they are not left behind.
 
-    What they fail to do is done where it is needed.
+    Yields them, and the pipe that the groups come from: who has nothing else to do takes one by `prepare_next`. What
+    they fail to do is done where it is needed.
     """
     path = os.pathsep.join([str(package_root().parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     source, sink = os.pipe()
@@ -71,10 +79,10 @@ def compiling(groups, workers=1):
     children = [subprocess.Popen([sys.executable, "-P", "-c", COMPILE], stdin=source, stdout=subprocess.DEVNULL,
                                  stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": path})
                 for _ in range(min(workers, len(groups)))]
-    os.close(source)
     try:
-        yield children
+        yield children, source
     finally:
+        os.close(source)
         for child in children:
             child.kill()
             child.wait()

@@ -4,9 +4,10 @@ A process that compiles two drivers compiles the bodies in both once. So drivers
 stand in one group, and a group is compiled by one process.
 """
 import contextlib
+import os
 import time
 
-from refnode.beforehand import cache_takes_files, compiling, missing_drivers
+from refnode.beforehand import cache_takes_files, compiling, missing_drivers, prepare_next
 
 GROUPS = (                  # the longest first
     ("refnode.sensitivity.through:through_tangent",
@@ -43,21 +44,29 @@ FIRST_ORDER_DRIVERS, SECOND_ORDER_DRIVERS, BATCH_DRIVERS = (
 ALL_DRIVERS = FIRST_ORDER_DRIVERS + SECOND_ORDER_DRIVERS + BATCH_DRIVERS
 
 POLL = 0.25                 # seconds between looks at what is there
+MOST_WORKERS = 4
+
+
+def usable_cpus():
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 @contextlib.contextmanager
-def compiled_beside(groups, workers=2):
+def compiled_beside(groups):
     """While the body runs, processes fill the disk cache with the drivers it lacks, in the order of the groups.
 
-    Yields ``awaited(names)``, which returns the set of the drivers named that are still to come. What the processes
-    fail to do is done where it is needed.
+    Yields ``awaited(names)``, the set of the drivers named that are still to come, and ``help_out()``, for when there
+    is nothing to do without them: compile a group, or wait a little where none is left. The fewer the processes, the
+    fewer bodies are compiled twice: one a processor, this one among them. What they fail to do is done where it is
+    needed.
     """
     missing = [tuple(missing_drivers(group)) for group in groups]
     missing = [group for group in missing if group]
     if sum(map(len, missing)) < 2 or not cache_takes_files():
-        yield lambda names: set()
+        yield lambda names: set(), lambda: None
         return
-    with compiling(missing, workers) as children:
+    with compiling(missing, workers=min(max(usable_cpus() - 1, 1), MOST_WORKERS)) as (children, source):
         to_come = {name for group in missing for name in group}
 
         def awaited(names):
@@ -67,11 +76,15 @@ def compiled_beside(groups, workers=2):
             there = asked.difference(missing_drivers(asked))
             to_come.difference_update(there)
             return asked - there
-        yield awaited
+
+        def help_out():
+            if not prepare_next(source):
+                time.sleep(POLL)
+        yield awaited, help_out
 
 
 def compile_all():
     """Fill the disk cache with every driver."""
-    with compiled_beside(GROUPS + SECOND_ORDER_GROUPS + BATCH_GROUPS) as awaited:
+    with compiled_beside(GROUPS + SECOND_ORDER_GROUPS + BATCH_GROUPS) as (awaited, help_out):
         while awaited(ALL_DRIVERS):
-            time.sleep(POLL)
+            help_out()

@@ -3,7 +3,6 @@ import dataclasses
 import datetime
 import fnmatch
 import hashlib
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -142,13 +141,13 @@ def run(selection, progress=lambda done, total, what, rows: None):
     """
     started, plan, gathered = time.perf_counter(), tasks(selection), {}
     so_far = lambda: [row for number in sorted(gathered) for row in gathered[number]]
-    with drivers.compiled_beside(drivers.GROUPS + drivers.SECOND_ORDER_GROUPS) as awaited:
+    with drivers.compiled_beside(drivers.GROUPS + drivers.SECOND_ORDER_GROUPS) as (awaited, help_out):
         while left := [number for number in range(len(plan)) if number not in gathered]:
             ready = next((number for number in left if not awaited(plan[number].needs)), None)
             if ready is None:
                 what = f"compiling solvers, once: {len(awaited(drivers.ALL_DRIVERS))} to come"
                 progress(len(gathered), len(plan), what, so_far())
-                time.sleep(drivers.POLL)
+                help_out()
             else:
                 progress(len(gathered), len(plan), f"{plan[ready].group}: {plan[ready].name}", so_far())
                 gathered[ready] = plan[ready].rows()
@@ -163,13 +162,8 @@ def facts(selection):
     import scipy
     return {"refnode": __version__, "python": platform.python_version(), "numpy": np.__version__,
             "numba": numba.__version__, "scipy": scipy.__version__, "platform": platform.platform(),
-            "cpu": cpu_model(), "cuda": cuda_device.facts() if selection.device == "cuda" else "not asked for", "cpus": usable_cpus(), "seed": selection.seed, "tableaus": tableau_hash(),
+            "cpu": cpu_model(), "cuda": cuda_device.facts() if selection.device == "cuda" else "not asked for", "cpus": drivers.usable_cpus(), "seed": selection.seed, "tableaus": tableau_hash(),
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
-
-
-def usable_cpus():
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def cpu_model():

@@ -238,7 +238,7 @@ def test_no_process_for_a_full_cache_or_one_that_takes_no_files(missing, possibl
     @contextlib.contextmanager
     def compiling(names):
         calls.append(names)
-        yield []
+        yield [], None
     monkeypatch.setattr(neural_ode, "missing_drivers", lambda names: missing)
     monkeypatch.setattr(neural_ode, "cache_takes_files", lambda: possible)
     monkeypatch.setattr(neural_ode, "compiling", compiling)
@@ -249,7 +249,7 @@ def test_no_process_for_a_full_cache_or_one_that_takes_no_files(missing, possibl
 
 @pytest.mark.skipif(not hasattr(signal, "pause"), reason="nothing to wait in")
 def test_no_process_outlives_the_body():
-    with pytest.raises(KeyboardInterrupt), beforehand.compiling([("signal:pause",)]) as children:
+    with pytest.raises(KeyboardInterrupt), beforehand.compiling([("signal:pause",)]) as (children, _):
         assert children[0].poll() is None
         raise KeyboardInterrupt
     assert children[0].poll() is not None

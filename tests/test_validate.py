@@ -339,12 +339,22 @@ def test_processes_take_the_groups_one_by_one(tmp_path, monkeypatch):
         f"def f{i}(): (pathlib.Path(__file__).parent / ('{i} ' + str(os.getpid()) + ' ' + uuid.uuid4().hex)).touch()\n"
         for i in range(6)))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with beforehand.compiling([("probe:f0", "probe:f1", "probe:f2"), ("probe:f3",), ("probe:f4", "probe:f5")], workers=2) as children:
+    with beforehand.compiling([("probe:f0", "probe:f1", "probe:f2"), ("probe:f3",), ("probe:f4", "probe:f5")], workers=2) as (children, _):
         assert [child.wait() for child in children] == [0, 0]
     taken = sorted(path.name.split() for path in tmp_path.glob("* *"))
     assert [name for name, *_ in taken] == list("012345")
     process = {name: pid for name, pid, _ in taken}
     assert process["0"] == process["1"] == process["2"] and process["4"] == process["5"]
+
+
+def test_who_waits_takes_a_group_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(beforehand, "COMPILE", "")               # a process that does nothing
+    prepared = []
+    monkeypatch.setattr(beforehand, "prepare", prepared.append)
+    with beforehand.compiling([("probe:f", "probe:g"), ("probe:h",)]) as (_, source):
+        assert beforehand.prepare_next(source) and prepared == ["probe:f", "probe:g"]
+        assert beforehand.prepare_next(source) and prepared == ["probe:f", "probe:g", "probe:h"]
+        assert not beforehand.prepare_next(source)
 
 
 def test_a_group_fits_its_record():
@@ -378,13 +388,12 @@ def test_what_is_ready_is_gathered_first_and_told_in_the_order_of_the_plan(monke
 
     @contextlib.contextmanager
     def compiled_beside(groups):
-        yield lambda names: set(names) if len(looks) < 3 else set()
+        yield lambda names: set(names) if len(looks) < 3 else set(), lambda: None
 
     def task(name, needs):
         return validate.Task("fields", name, lambda: [Row("fields", name, "any", "exact", "PASS")], needs)
 
     monkeypatch.setattr(validate.drivers, "compiled_beside", compiled_beside)
-    monkeypatch.setattr(validate.drivers, "POLL", 0.0)
     monkeypatch.setattr(validate, "tasks", lambda selection: [task("a", ("late",)), task("b", ()), task("c", ("late",))])
     outcome = validate.run(validate.select(), lambda done, total, what, rows: looks.append(what))
     assert looks[0] == "fields: b" and looks[1].startswith("compiling") and looks[-3:] == ["fields: a", "fields: c", "done"]

@@ -287,7 +287,7 @@ def compiled_beside(recipe, tell=None):
         return
     if tell is not None:
         tell("compiling the solvers, the first time only: about half a minute")
-    with compiling([(rest, TIMES_DRIVER, "refnode.models.neural_ode:perceptron_and_transpose")]) as children:
+    with compiling([(rest, TIMES_DRIVER, "refnode.models.neural_ode:perceptron_and_transpose")]) as (children, _):
         yield
         for child in children:
             child.wait()

@@ -8,7 +8,7 @@ import collections
 
 from numba.extending import overload
 
-from refnode.host_device import BODY, higher_order, python_form
+from refnode.host_device import BODY, higher_order, outlined, python_form
 
 Plain = collections.namedtuple("Plain", ["f"])
 
@@ -16,9 +16,12 @@ RIGHT_HAND_SIDES = {}
 
 
 def right_hand_side_of(*systems):
-    """Decorator: register a body ``(system, t, y, theta, tape, dy)`` for one or more named-tuple types."""
+    """Decorator: register a body ``(system, t, y, theta, tape, dy)`` for one or more named-tuple types.
+
+    A driver evaluates its system in seven places; all but a user's field are long enough to be worth one copy.
+    """
     def register(body):
-        compiled = higher_order(body)
+        compiled = (higher_order if Plain in systems else outlined)(body)
         RIGHT_HAND_SIDES.update(dict.fromkeys(systems, compiled))
         return compiled
     return register
