@@ -102,8 +102,13 @@ def test_single_precision(where, simulated):
 
 
 def test_wrong_kernels_are_caught(simulated):
-    """Every third of them; `cuda_battery.py FILE --mutants` tries all."""
+    """Each of them, and always: threads of the simulator take turns (`cuda_turns`)."""
     assert simulated["uncaught mutants"].tolist() == []
+
+
+def test_threads_wait_for_each_other(simulated):
+    """Bits do not depend on which thread of a block goes first from barrier to barrier."""
+    assert simulated["other turns"].tolist() == []
 
 
 # --- the device form of a body --------------------------------------------------------------------
