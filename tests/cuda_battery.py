@@ -1,7 +1,8 @@
 """What every CUDA kernel is held to: programs that run on any device and return arrays.
 
-In the simulator this file is a program, since the simulator needs a process of its own; `test_cuda.py` compares
-what it writes with the compiled CPU. On a GPU the same programs run in the tests' own process.
+In the simulator this file is a program, since the simulator needs a process of its own, and its threads take turns
+(`cuda_turns`); `test_cuda.py` compares what it writes with the compiled CPU. On a GPU the same programs run in the tests'
+own process.
 
     NUMBA_ENABLE_CUDASIM=1 NUMBA_DISABLE_JIT=1 python tests/cuda_battery.py FILE.npz
 """
@@ -345,7 +346,7 @@ def at_both():
 
 
 def at_most(count, launch):
-    """A launch that refuses the one after ``count``: a wrong kernel may never end."""
+    """A launch that refuses the one after ``count``: with a wrong kernel a solve may never end."""
     left = iter(range(count))
 
     def counted(*arguments):
@@ -354,11 +355,11 @@ def at_most(count, launch):
     return counted
 
 
-def uncaught_mutants(every=1):
-    """Wrong kernels, every so many of them, whose results are within 1e-9 of the right ones; there should be none."""
+def uncaught_mutants():
+    """Wrong kernels whose results are within 1e-9 of the right ones; there should be none."""
     kernels, field, uncaught = every_kernel(), BATCHES["predators"].field, []
     expected = {name: witness(name) for name in kernels}
-    for name, piece, instead in MUTANTS[::every]:
+    for name, piece, instead in MUTANTS:
         with mutant(kernels, name, piece, instead):
             field.entries.clear()
             try:
@@ -376,6 +377,14 @@ def uncaught_mutants(every=1):
 
 # --- the program ----------------------------------------------------------------------------------
 
+def other_turns(found):
+    """Programs that find other bits when the last thread of a block begins: threads that do not wait for each other."""
+    from cuda_turns import Turns
+    with replaced(Turns, "reverse", True):
+        again = {name: program("cuda") for name, (_, program) in PROGRAMS.items()}
+    return [name for name, arrays in again.items() if not same(arrays, {key: found[f"{name}/{key}"] for key in arrays})]
+
+
 def everything():
     """{name/array: values} of all programs in this file."""
     found = {}
@@ -384,13 +393,14 @@ def everything():
         found.update({f"{name}/{key}": value for key, value in arrays.items()})
         found[f"{name}/launched"] = np.array(sorted(names))
     found.update({f"itself/{name}": np.array(program()) for name, program in ITSELF.items()})
-    found["uncaught mutants"] = np.array(uncaught_mutants(every=3), dtype=str)
+    found["other turns"] = np.array(other_turns(found), dtype=str)
+    found["uncaught mutants"] = np.array(uncaught_mutants(), dtype=str)
     found["dot_products"], found["single_precision"] = dot_products(), single_precision()
     return found
 
 
 if __name__ == "__main__":
-    sys.setswitchinterval(1e-4)                 # the simulator's threads wait for each other in loops: ten times as fast so
+    from cuda_turns import take_turns
+    take_turns()
     warnings.simplefilter("ignore")             # a lane that fails divides by zero, which Python says aloud
-    np.savez(sys.argv[1], **({"uncaught mutants": np.array(uncaught_mutants(), dtype=str)} if "--mutants" in sys.argv else
-                             everything()))
+    np.savez(sys.argv[1], **everything())

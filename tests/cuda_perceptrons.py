@@ -145,6 +145,19 @@ TILE_MUTANTS = [          # of a kernel, or of a function that it calls
     ("try_tiles.error_function", "tile.k[:, own]", "tile.k[:, :n]"),
     ("try_tiles.error_function", "sums[FIRST, j], sums[SECOND, j] =", "sums[SECOND, j], sums[FIRST, j] ="),
     ("slope_tiles", "times[row, first + e // n], 0.0", "times[0, first + e // n], 0.0"),
+    # without a barrier
+    ("solve_tiles.tile_functions", "sync()\n        for layer in range(layers):", "for layer in range(layers):"),
+    ("try_tiles.tile_functions", "sync()\n\n    def evaluate", "pass\n\n    def evaluate"),
+    ("solve_tiles.start_function", "sync()\n        evaluate(at, 0.0", "evaluate(at, 0.0"),
+    ("solve_tiles.step_functions", "sync()\n        return any_of", "return any_of"),
+    ("solve_tiles.step_functions", "sync()\n        for e in", "for e in"),
+    ("pull_tiles.pull_function", "sync()\n        for layer in range(layers - 1", "for layer in range(layers - 1"),
+    ("pull_tiles.pull_function", "sync()\n            z_bar, x_bar", "z_bar, x_bar"),
+    ("pull_tiles.step_transpose", "sync()\n        for i in range(s):", "for i in range(s):"),
+    ("pull_tiles.pull_parts", "sync()\n        return any_of", "return any_of"),
+    ("push_tiles.tangent_function", "sync()\n        if trace:\n            push_gains", "if trace:\n            push_gains"),
+    ("push_tiles.push_parts", "sync()\n        for i in range(", "for i in range("),
+    ("slope_tiles", "sync()\n                evaluate(at, 0.0", "evaluate(at, 0.0"),
 ]
 
 

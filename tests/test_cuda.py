@@ -21,6 +21,7 @@ from refnode import (
     Batch, BackendError, InvalidInputError, Problem, VectorField, cuda_device, gradient, gradient_batch, losses, solve,
     solve_batch)
 from refnode.cli import main
+from refnode.fields.neural import mlp_field
 from refnode.host_device import python_form
 from refnode.layers.activations import activation_kernel
 from refnode.solve.step_size import error_norm
@@ -102,8 +103,13 @@ def test_single_precision(where, simulated):
 
 
 def test_wrong_kernels_are_caught(simulated):
-    """Every third of them; `cuda_battery.py FILE --mutants` tries all."""
+    """Each of them, and always: threads of the simulator take turns (`cuda_turns`)."""
     assert simulated["uncaught mutants"].tolist() == []
+
+
+def test_threads_wait_for_each_other(simulated):
+    """Bits do not depend on which thread of a block goes first from barrier to barrier."""
+    assert simulated["other turns"].tolist() == []
 
 
 # --- the device form of a body --------------------------------------------------------------------
@@ -216,13 +222,22 @@ def test_doctor_says_what_is_usable(monkeypatch, capsys):
     assert "not usable: because of the weather" in capsys.readouterr().out
 
 
+def wide_batch(width=3000):
+    field = mlp_field((1, width, 1), "tanh")
+    return Batch(field, [[1.0]], np.zeros(field.p), (0.0, 1.0), [0.5])
+
+
 def test_what_a_gpu_cannot_do_is_refused(monkeypatch):
     monkeypatch.setattr(cuda_device, "missing", lambda: None)
     batch = BATCHES["predators"]
     plain = Batch(lambda t, y, theta, dy: None, [[1.0]])
     returning = Batch(njit(lambda t, y, theta: -y), [[1.0]])
     for call, message in (
-            (lambda: solve_batch(batch, "joint", device="cuda"), "joint"),
+            (lambda: solve_batch(batch, "joint", device="cuda"), '"joint" on device="cuda" needs a field of mlp_field'),
+            (lambda: solve_batch(wide_batch(), "joint", device="cuda"), r"fits into 48 KiB: widths \(1, 3000, 1\)"),
+            (lambda: gradient_batch(BATCHES["networks"].replace(theta=np.ones((len(BATCHES["networks"]), 1)) * BATCHES["networks"].theta),
+                                    step_control="joint", device="cuda"), "a theta that all samples share"),
+            (lambda: solve_batch(wide_batch(8), "joint", method="dop853", device="cuda"), "tstops=True"),
             (lambda: solve_batch(batch, dtype="float32"), "computes in float64"),
             (lambda: solve_batch(batch, device="cuda", dtype="float16"), "float16"),
             (lambda: solve_batch(batch, device="tpu"), "'tpu'"),

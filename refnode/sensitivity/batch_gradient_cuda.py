@@ -104,8 +104,11 @@ def time_lanes(on_device, field, sizes):
 class DeviceSweep(BatchSweep):
     """Cotangents of all samples, and the sweeps over a wave's steps."""
 
+    push_kernel = push_lanes
+
     def __init__(self, samples):
         super().__init__(samples)
+        self.sizes = samples.sizes
         self.times_bar = np.full(len(self.slopes), np.nan)
         losses = samples.batch.losses
         self.together = (hasattr(losses[0], "batched") and samples.batch.same_count
@@ -138,10 +141,9 @@ class DeviceSweep(BatchSweep):
 
     def run(self, kernel, wave, arguments):
         """Launch a kernel until no lane that had finished its solve is RUNNING."""
-        samples = self.samples
         status = to_device(np.where(wave.ended == FINISHED, RUNNING, wave.ended))
         while True:
-            kernel.launch(samples.field, samples.sizes, wave.lanes, (*arguments, status))
+            kernel.launch(self.samples.field, self.sizes, wave.lanes, (*arguments, status))
             if not np.any(status.copy_to_host() == RUNNING):
                 return
 
@@ -151,8 +153,8 @@ class DeviceSweep(BatchSweep):
         at_start = np.count_nonzero(wave.place(samples.ys_step) == -1, axis=0)
         y_tans = to_device(y0_tans.T, real)
         ys_tans = to_device(np.tile(y0_tans.T, (wave.most, 1, 1)), real)       # those at t0 are y0's
-        self.run(push_lanes, wave, (*self.stored(wave), self.positions(wave, 0, at_start), to_device(theta_tan, real),
-                                    y_tans, ys_tans))
+        self.run(self.push_kernel, wave, (*self.stored(wave), self.positions(wave, 0, at_start), to_device(theta_tan, real),
+                                          y_tans, ys_tans))
         return wave.in_a_row(ys_tans.copy_to_host()), y_tans.copy_to_host().T
 
     def pull_wave(self, wave):

@@ -13,7 +13,7 @@ from refnode.sensitivity.batch_gradient_cuda import DeviceSweep
 from refnode.sensitivity.perceptron_adjoint_cuda import pull_tiles
 from refnode.sensitivity.perceptron_tangent_cuda import push_tiles
 from refnode.sensitivity.resident_gradient_cuda import total_of_chunks
-from refnode.solve.integrate import FINISHED, RUNNING, STEPS
+from refnode.solve.integrate import FINISHED, STEPS
 from refnode.solve.perceptron_cuda import TileSamples
 from refnode.solve.perceptron_joint_cuda import JointTileSamples
 from refnode.solve.perceptron_tile_cuda import Place, tile_functions
@@ -59,19 +59,17 @@ def slope_tiles(on_device, field, sizes):
 class TileSweep(DeviceSweep):
     """Cotangents of all samples of `TileSamples`."""
 
+    push_kernel = push_tiles
+
     def __init__(self, samples):
         super().__init__(samples)
-        blocks = samples.sweep_sizes.configuration(len(samples.batch))[0]
+        self.sizes = samples.sweep_sizes
+        blocks = self.sizes.configuration(len(samples.batch))[0]
         self.block_sums = to_device(np.zeros((blocks, samples.thetas.shape[1])), samples.real)
 
-    def run(self, kernel, wave, arguments):
-        """As for threads, with the sizes of a sweep."""
-        samples = self.samples
-        status = to_device(np.where(wave.ended == FINISHED, RUNNING, wave.ended))
-        while True:
-            kernel.launch(samples.field, samples.sweep_sizes, wave.lanes, (*arguments, status))
-            if not np.any(status.copy_to_host() == RUNNING):
-                return
+    def stored(self, wave):
+        """What the tangents' sweep reads."""
+        return wave.theta, wave.counts, wave.times, wave.y, wave.ts, wave.seen_there, wave.ys_step
 
     def pull_wave(self, wave):
         """Cotangents of a wave's inputs, from the seeds of its samples."""
@@ -79,20 +77,9 @@ class TileSweep(DeviceSweep):
         ys_bar, y_bars = to_device(wave.place(self.ys_bar), real), to_device(self.y_bars[own].T, real)
         self.run(pull_tiles, wave, (
             wave.theta, wave.times, wave.y, wave.ts, wave.ys_step, self.positions(wave, samples.counts[own, STEPS], wave.seen),
-            ys_bar, y_bars, wave.start // samples.sweep_sizes.tile, self.block_sums))
+            ys_bar, y_bars, wave.start // self.sizes.tile, self.block_sums))
         self.y_bars[own] = y_bars.copy_to_host().T
         self.time_wave(wave)
-
-    def push(self, wave, y0_tans, theta_tan):
-        """Tangents of a wave in one direction for each sample, (samples, n), and theta's (p,): (ys_tans, y1_tans)."""
-        samples, real = self.samples, self.samples.real
-        at_start = np.count_nonzero(wave.place(samples.ys_step) == -1, axis=0)
-        y_tans = to_device(y0_tans.T, real)
-        ys_tans = to_device(np.tile(y0_tans.T, (wave.most, 1, 1)), real)       # those at t0 are y0's
-        self.run(push_tiles, wave, (
-            wave.theta, wave.counts, wave.times, wave.y, wave.ts, wave.seen_there, wave.ys_step,
-            self.positions(wave, 0, at_start), to_device(theta_tan, real), y_tans, ys_tans))
-        return wave.in_a_row(ys_tans.copy_to_host()), y_tans.copy_to_host().T
 
     def time_wave(self, wave, *_):
         """Slopes at t0, the observations and t1 of a wave's samples."""

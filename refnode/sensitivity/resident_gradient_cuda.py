@@ -76,7 +76,7 @@ class ResidentSweep(DeviceSweep):
     """Cotangents of all samples, on the device; those of times on the host, where times are."""
 
     def __init__(self, samples):
-        self.samples, real = samples, samples.real
+        self.samples, self.sizes, real = samples, samples.sizes, samples.real
         (count, n), p = samples.y0s.shape, samples.thetas.shape[1]
         self.loss, self.y_bars = result_array((count, 1), real), result_array((count, n), real)
         self.theta_bars = result_array((count, p), real) if samples.batch.own_theta else None

@@ -13,7 +13,7 @@ from refnode.cuda_device import Kernel, cuda_module, device_array, device_functi
 from refnode.linalg import has_nonzero
 from refnode.solve.batch_cuda import DeviceSamples, Wave
 from refnode.solve.integrate import EVALUATIONS, KEEP, RUNNING, SLICE, STEPS, T
-from refnode.solve.perceptron_tile_cuda import IDLE, Place, TileSizes, tile_functions
+from refnode.solve.perceptron_tile_cuda import IDLE, SHARED_BYTES, Place, TileSizes, tile_functions
 from refnode.solve.trial_steps import (
     ACCEPTED, T_NEXT, aim_trial, choose_first_size, first_guess_of, judge_trial, record_step, start_solve, wants_first_size)
 
@@ -226,20 +226,26 @@ def samples_of(batch, field, y0s, options, *, keep, real):
 
 
 def tiles_serve(batch, field, y0s, options, real):
-    """Whether `TileSamples` can integrate a batch: a perceptron whose theta all samples share, and of which a sample fits.
+    """Whether `TileSamples` can integrate a batch."""
+    return tiles_lack(batch, field, y0s, options, real) is None
 
-    Methods whose interpolants need further slopes serve where none is asked for.
-    """
-    perceptron = getattr(field, "perceptron", None)
-    if perceptron is None or batch.on_device or options.scheme is not None or batch.own_theta:
-        return False
+
+def tiles_lack(batch, field, y0s, options, real):
+    """What `TileSamples` would need to integrate a batch, or None if it can."""
+    perceptron, what = getattr(field, "perceptron", None), field.name
+    if perceptron is None:
+        return f"a field of mlp_field, or of flow_density_field with one hidden layer and the exact trace, found {what!r}"
+    if options.scheme is not None:
+        return f"a Runge-Kutta method, found {options.scheme.name!r}"
+    if batch.on_device or batch.own_theta:
+        return "arrays from the host, found some that lie on a GPU" if batch.on_device else "a theta that all samples share"
     if options.tableau.extra and not options.tstops and not observed_at_ends(batch):
-        return False
+        return f"tstops=True, since the interpolant of {options.tableau.name!r} takes further slopes"
     try:
         TileSizes(options.tableau, perceptron, y0s.shape[1], real, sweep=True)
-    except ValueError:
-        return False
-    return True
+    except ValueError as error:
+        return f"layers of which a sample fits into {SHARED_BYTES // 1024} KiB: {error}"
+    return None
 
 
 def observed_at_ends(batch):

@@ -16,7 +16,7 @@ from refnode.linalg import first_non_finite
 from refnode.solve.integrate import (
     COMPONENT, EVALUATIONS, FINISHED, KEEP, MAX_STEPS, NON_FINITE, REJECTED, RUNNING, SEEN, STEPS, T, T_END,
     non_finite_component)
-from refnode.solve.perceptron_cuda import TileSamples, tiles_serve
+from refnode.solve.perceptron_cuda import TileSamples, tiles_lack
 from refnode.solve.perceptron_tile_cuda import Place, tile_functions
 from refnode.solve.trial_steps import (
     ACCEPTED, T_NEXT, aim_trial, choose_first_size, first_guess_of, joint_error, judge_error, squared_errors, wants_first_size)
@@ -156,9 +156,9 @@ class JointTileSamples(TileSamples):
     """Samples of a perceptron with the steps that joint control chooses, or that are given."""
 
     def __init__(self, batch, field, y0s, options, *, keep, real="float64"):
-        if not tiles_serve(batch, field, y0s, options, real):
-            raise InvalidInputError('step_control="joint" runs on device="cuda" for mlp_field alone, with a theta that all samples '
-                                    'share, arrays from the host, and methods whose interpolant needs no further slopes')
+        lack = tiles_lack(batch, field, y0s, options, real)
+        if lack is not None:
+            raise InvalidInputError(f'step_control="joint" on device="cuda" needs {lack}')
         batch.replace(loss=None).joint()                       # refuses samples that differ in their times
         super().__init__(batch, field, y0s, options, keep=keep, real=real)
         self.together = None if options.fixed else chosen_together(self)

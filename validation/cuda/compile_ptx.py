@@ -135,8 +135,8 @@ def cases(quick=False, only="*"):
     add(lorenz, "dopri5", "float32", one)
     for widths in ((2, 8, 2),) if quick else ((2, 64, 64, 2), (16, 128, 128, 16)):
         add(perceptron(widths), "dopri5", "float64", ARCHITECTURES, TILES, run_tiles)
-        add(perceptron(widths), "dopri5", "float32", one, TILES, run_tiles)
-    add(flow((2, 8, 2) if quick else (2, 64, 2)), "dopri5", "float64", one, TILES, run_tiles)
+        add(perceptron(widths), "dopri5", "float32", one if quick else ARCHITECTURES, TILES, run_tiles)
+    add(flow((2, 8, 2) if quick else (2, 64, 2)), "dopri5", "float64", one if quick else ARCHITECTURES, TILES, run_tiles)
     if not quick:
         add(lorenz, "dop853", "float64", one)
         with_tape = perceptron()
