@@ -19,9 +19,11 @@ from numba.core.dispatcher import Dispatcher
 from numba.core.errors import NumbaError
 
 from refnode.errors import BackendError, InvalidInputError
+from refnode.precision import narrowing, rebound
 
 DEVICES = ("cpu", "cuda", "auto")
 REALS = ("float64", "float32")
+SINGLE_DOORS = "float32 is for solve, and for gradient, vjp and GradientFunction by 'discrete', with Runge-Kutta methods"
 THREADS = 128                              # of a block
 INSTALL = 'pip install "refnode[cuda13]" (or "refnode[cuda12]", for the driver at hand)'
 
@@ -84,14 +86,24 @@ def chosen_device(device):
     raise BackendError(f'device="cuda" cannot be used: {why}. device="cpu" works; device="auto" takes what there is')
 
 
-def device_and_real(device, dtype):
-    """Where to compute, as `chosen_device`, and in which numbers: ``"float64"`` or, on the GPU alone, ``"float32"``."""
-    device, real = chosen_device(device), np.dtype(dtype).name
+def device_and_real(device, dtype, single_on_cpu=False):
+    """Where to compute, as `chosen_device`, and in which numbers: ``"float64"`` or ``"float32"``, which few doors
+    have on the CPU (``single_on_cpu``)."""
+    device, real = chosen_device(device), real_named(dtype)
+    if device == "cpu" and real != "float64" and not single_on_cpu:
+        raise InvalidInputError(f'device="cpu" computes in float64 here, found dtype={real!r}; on the CPU, {SINGLE_DOORS}')
+    return device, real
+
+
+def real_named(dtype):
+    """``"float64"`` or ``"float32"``, from whatever NumPy takes for it."""
+    try:
+        real = np.dtype(dtype).name
+    except TypeError:
+        real = dtype
     if real not in REALS:
         raise InvalidInputError(f"dtype must be one of {list(REALS)}, found {real!r}")
-    if device == "cpu" and real != "float64":
-        raise InvalidInputError(f'device="cpu" computes in float64, found dtype={real!r}')
-    return device, real
+    return real
 
 
 def facts():
@@ -144,38 +156,24 @@ def device_form(function, real="float64"):
     """A body as a device function: the same code, whose bodies are device functions too.
 
     For ``real="float32"`` the constants in the code are single, or one of them would make everything double; and a body that
-    is right for doubles alone names another in its attribute ``single``.
+    is right for doubles alone names another in its attribute ``single``, or ``single_on_device`` where a device has
+    functions of its own; see `precision`.
     """
     if is_simulated():
         return getattr(function, "py_func", function)
-    function = getattr(function, "single", function) if real == "float32" else function
-    body = getattr(function, "py_func", function)
-    own = {name: _on_device(body.__globals__[name], real)
-           for name in body.__code__.co_names if name in body.__globals__}
-    cells = tuple(python_types.CellType(_on_device(cell.cell_contents, real)) for cell in body.__closure__ or ())
-    code = body.__code__.replace(co_consts=tuple(_on_device(value, real) for value in body.__code__.co_consts))
-    twin = python_types.FunctionType(code, {**body.__globals__, **own}, body.__name__, body.__defaults__, cells)
-    compiled = cuda_module().jit(device=True)(twin)
+    if real == "float32":
+        function = getattr(function, "single_on_device", getattr(function, "single", function))
+    twin = rebound(getattr(function, "py_func", function), functools.partial(_on_device, real=real))
+    compiled, code = cuda_module().jit(device=True)(twin), twin.__code__
     if real == "float32" and not getattr(function, "is_higher_order", False):
-        return _with_single(compiled, code.co_varnames[:code.co_argcount])
+        narrow = narrowing(compiled, code.co_varnames[:code.co_argcount])
+        return compiled if narrow is None else cuda_module().jit(device=True)(narrow)
     return compiled
 
 
 def device_function(function):
     """A function that launchers share, compiled for the device; it may capture bodies that `device_form` has made."""
     return function if is_simulated() else cuda_module().jit(device=True)(function)
-
-
-NARROWED = {"h", "sigma"}    # differences of times, which are double: a formula on states takes them single
-
-
-def _with_single(formula, names):
-    """A formula that rounds its arguments of the names NARROWED to single."""
-    if not NARROWED & set(names):
-        return formula
-    passed = ", ".join(f"single({name})" if name in NARROWED else name for name in names)
-    return cuda_module().jit(device=True)(
-        eval(f"lambda {', '.join(names)}: formula({passed})", {"formula": formula, "single": np.float32}))
 
 
 def _on_device(value, real):

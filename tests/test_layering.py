@@ -9,7 +9,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "refnode"
 
 ANYTHING = "anything"
-FOUNDATIONS = {"errors", "host_device", "linalg"}
+FOUNDATIONS = {"errors", "host_device", "precision", "linalg"}
 
 # A room is a module or a folder directly under refnode. It may import the rooms, or single modules, on the right.
 ALLOWED = {
@@ -21,7 +21,8 @@ ALLOWED = {
     "linked_bodies": set(),
     "beforehand": {"disk_cache"},
     "drivers": {"beforehand"},
-    "cuda_device": {"errors"},
+    "precision": {"host_device"},
+    "cuda_device": {"errors", "precision"},
     "cuda_arrays": {"errors", "cuda_device"},
     "blas_threads": set(),
     "linalg": {"host_device"},

@@ -1,10 +1,11 @@
 """The contract of a right-hand side dy/dt = f(t, y, theta), and the one place that wraps users' forms."""
 import numpy as np
 
-from refnode.errors import MissingDerivativeError
+from refnode.errors import InvalidInputError, MissingDerivativeError
 from refnode.fields.first_call import check_form, check_right_hand_side
 from refnode.fields.user_forms import RETURNING, argument_count, from_returning, kernel_form
 from refnode.host_device import RHS, RHS_HVP, RHS_JVP, RHS_VJP, FunctionPointer, is_compiled
+from refnode.precision import single_form, single_type
 
 JVP_HINT = ("write it by hand and pass {which}=, or let SymPy derive it: "
             'VectorField.from_expressions(["theta[0]*y[0]", ...]) (optional extra `symbolic`)')
@@ -111,26 +112,33 @@ class VectorField:
                     f"field {self.name!r} has no {which}, which this computation needs; "
                     + JVP_HINT.format(which=which))
 
-    def functions(self, *which):
+    def functions(self, *which, single=False):
         """The functions named (``"f"``, ``"jvp"``, ``"vjp"``, ``"hvp"``) as a driver takes them.
 
-        Addresses of compiled functions, or the plain Python functions of an un-jitted field.
+        Addresses of compiled functions, ``single`` for arrays of float32, or the plain Python functions of an
+        un-jitted field.
         """
         if not self.compiled:
             return [getattr(self, name) for name in which]
-        return [self._pointer(name) for name in which]
+        return [self._pointer(name, single) for name in which]
 
-    def _pointer(self, name):
-        if name not in self._pointers:
-            signature = {"f": RHS, "jvp": RHS_JVP, "vjp": RHS_VJP, "hvp": RHS_HVP}[name]
-            self._pointers[name] = FunctionPointer(getattr(self, name), signature)
-        return self._pointers[name]
+    def _pointer(self, name, single):
+        if (name, single) not in self._pointers:
+            function, signature = getattr(self, name), {"f": RHS, "jvp": RHS_JVP, "vjp": RHS_VJP, "hvp": RHS_HVP}[name]
+            if single:
+                function, signature = single_form(function), single_type(signature)
+            self._pointers[name, single] = FunctionPointer(function, signature)
+        return self._pointers[name, single]
 
     def new_tape(self, rows, dtype=np.float64):
         """Scratch for ``rows`` evaluations, shape (rows, tape_size), with the header in place."""
         tape = np.empty((rows, self.tape_size), dtype=dtype)
         if self.tape_header.size:
             tape[:, :self.tape_header.size] = self.tape_header
+            if dtype == np.float32 and rows and np.any(tape[0, :self.tape_header.size] != self.tape_header):
+                raise InvalidInputError(
+                    f"field {self.name!r} is too large for float32: the integers in the header of its tape go up to "
+                    f"{self.tape_header.max():.0f}, and float32 holds those up to 2^24; dtype='float64' works")
         return tape
 
     def new_hvp_tape(self, rows):
@@ -144,16 +152,16 @@ class VectorField:
 
         Fresh pages of memory cost as much to touch as a field of moderate size costs to evaluate.
         """
-        while self._tapes and dtype == np.float64:
+        while self._tapes and dtype == self._tapes[0].dtype:
             tape = self._tapes.pop()
             if tape.shape[0] >= rows:
                 return tape
         return self.new_tape(rows, dtype)
 
     def keep_tape(self, tape):
-        """Keep a tape for `take_tape`; at most one, so that memory does not grow."""
-        if tape.size and not self._tapes:
-            self._tapes.append(tape)
+        """Keep a tape for `take_tape`; one, so that memory does not grow."""
+        if tape.size:
+            self._tapes[:] = [tape]
 
     def __call__(self, t, y, theta):
         """dy/dt at one point, shape (n,): for reading and plotting, not for inner loops."""

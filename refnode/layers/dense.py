@@ -7,6 +7,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic, overload
 
 from refnode.host_device import host_device
@@ -125,13 +126,14 @@ def matmul_add_loops(a_transposed, b_transposed, m, n, k, a, b, c):
 @host_device
 def matmul_add_blas(a_transposed, b_transposed, m, n, k, a, b, c):
     """`matmul_add` by BLAS; all NaN if BLAS cannot be loaded, for a kernel cannot raise."""
-    status = call_dgemm(a_transposed, b_transposed, m, n, k, a, b, c)
+    status = call_gemm(a_transposed, b_transposed, m, n, k, a, b, c)
     if status != 0:
         for i in range(c.shape[0]):
             c[i] = np.nan
 
 
 matmul_add.on_device = matmul_add_loops
+GEMM = {types.float64: "d", types.float32: "s"}
 
 
 @overload(matmul_add, target="generic")
@@ -147,11 +149,13 @@ def _matmul_add_on_cpu(a_transposed, b_transposed, m, n, k, a, b, c):
 
 
 @intrinsic
-def call_dgemm(typingctx, a_transposed, b_transposed, m, n, k, a, b, c):
+def call_gemm(typingctx, a_transposed, b_transposed, m, n, k, a, b, c):
     """c += op(a) op(b) by the ``gemm`` to which Numba links ``np.dot``; returns 0 on success.
 
     BLAS is column-major and sees every matrix here transposed: cᵀ += op(b)ᵀ op(a)ᵀ.
     """
+    if a.dtype not in GEMM or not a.dtype == b.dtype == c.dtype:
+        raise TypingError(f"matmul_add: expected arrays of one type, float64 or float32, found {a}, {b} and {c}")
     pointer, size, char = cgutils.voidptr_t, cgutils.intp_t, ir.IntType(8)
     gemm_type = ir.FunctionType(ir.IntType(32), [
         char, char, char, size, size, size,          # kind, transa, transb, m, n, k
@@ -161,14 +165,14 @@ def call_dgemm(typingctx, a_transposed, b_transposed, m, n, k, a, b, c):
     def generate(context, builder, signature, args):
         a_flag, b_flag, m, n, k = args[:5]
         a_data, b_data, c_data = (
-            builder.bitcast(context.make_array(kind)(context, builder, array).data, pointer)
-            for kind, array in zip(signature.args[5:], args[5:]))
+            builder.bitcast(context.make_array(type_)(context, builder, array).data, pointer)
+            for type_, array in zip(signature.args[5:], args[5:]))
         one = builder.bitcast(
-            cgutils.alloca_once_value(builder, context.get_constant(types.float64, 1.0)), pointer)
-        yes, no, double = (ir.Constant(char, ord(letter)) for letter in "tnd")
+            cgutils.alloca_once_value(builder, context.get_constant(a.dtype, 1.0)), pointer)
+        yes, no, kind = (ir.Constant(char, ord(letter)) for letter in ("t", "n", GEMM[a.dtype]))
         gemm = cgutils.get_or_insert_function(builder.module, gemm_type, "numba_xxgemm")
         return builder.call(gemm, (
-            double, builder.select(b_flag, yes, no), builder.select(a_flag, yes, no), n, m, k,
+            kind, builder.select(b_flag, yes, no), builder.select(a_flag, yes, no), n, m, k,
             one, b_data, builder.select(b_flag, k, n), a_data, builder.select(a_flag, m, k),
             one, c_data, n))
 

@@ -9,6 +9,7 @@ from numba import types
 from refnode.errors import InvalidInputError
 from refnode.host_device import MATRIX, REAL, RHS, VECTOR, driver, higher_order
 from refnode.linalg import copy_into
+from refnode.precision import SingleDriver
 from refnode.sensitivity.jumps import time_cotangents_kernel
 from refnode.sensitivity.reliability import sensitivity_growth, solved_tolerance, warn_of_horizon
 from refnode.solve.integrate import EVALUATIONS, REJECTED, STEPS
@@ -40,6 +41,11 @@ class Cotangents:
     ts: np.ndarray
     stats: dict
 
+    def times(self, unit):
+        """The same in double precision, times a power of two."""
+        return Cotangents(self.y0.astype(np.float64) * unit, self.theta.astype(np.float64) * unit, self.t0 * unit,
+                          self.t1 * unit, self.ts * unit, self.stats)
+
 
 @dataclasses.dataclass
 class Gradient(Cotangents):
@@ -61,6 +67,14 @@ class Seeds:
 
     ys_bar: np.ndarray
     y1_bar: np.ndarray
+
+    def in_units(self, dtype):
+        """Seeds of that type, divided by a power of two that makes the largest 1/2 to 1, and that power: a sweep is linear,
+        so its relative error does not depend on the size of the loss, which single precision might not hold."""
+        largest = max(np.max(np.abs(self.ys_bar), initial=0.0), np.max(np.abs(self.y1_bar), initial=0.0))
+        exponent = min(math.frexp(largest)[1], 1023)
+        scaled = (np.ldexp(part, -exponent).astype(dtype) for part in (self.ys_bar, self.y1_bar))
+        return Seeds(*scaled), math.ldexp(1.0, exponent)
 
 
 def own_tolerances(extra, kind, options):
@@ -149,6 +163,10 @@ def fill_slopes(f, t0, y0, ts, ys, t1, y1, theta, tape, slopes):
             f(ts[j], ys[j], theta, tape, slopes[j + 1])
 
 
+slopes_at.single = SingleDriver(slopes_at, ("t0", "y0", "ts", "ys", "t1", "y1", "theta", "tape", "slopes", "ys_bar",
+                                            "y1_bar", "y0_bar", "times_bar", "growth"))
+
+
 def slopes_of(field, problem, y0, ys, y1):
     """f at t0, at every observation and at t1, for the states there, shape (K + 2, n)."""
     slopes = np.empty((len(ys) + 2, y0.size))
@@ -158,16 +176,19 @@ def slopes_of(field, problem, y0, ys, y1):
 
 def time_cotangents(field, problem, y0, ys, y1, seeds, y0_bar):
     """Cotangents of t0, of every observation time and of t1, shape (K + 2,), and `sensitivity_growth`."""
-    return _run_slopes_at(field, problem, y0, ys, y1, np.empty((len(ys) + 2, y0.size)), seeds, y0_bar)
+    return _run_slopes_at(field, problem, y0, ys, y1, np.empty((len(ys) + 2, y0.size), ys.dtype), seeds, y0_bar)
 
 
 def _run_slopes_at(field, problem, y0, ys, y1, slopes, seeds, y0_bar):
     times_bar, growth = np.empty(len(slopes)), np.empty(1)
-    entry, functions = entry_point(slopes_at, field, False, "f")
-    tape = field.take_tape(1)
+    theta, dtype, driver_ = problem.theta, slopes.dtype, slopes_at
+    if dtype == np.float32:
+        y0, theta, driver_ = y0.astype(dtype), theta.astype(dtype), slopes_at.single
+    entry, functions = entry_point(driver_, field, False, "f")
+    tape = field.take_tape(1, dtype)
     entry(*functions, (
         problem.t0, y0, problem.ts, np.ascontiguousarray(ys), problem.t1, np.ascontiguousarray(y1),
-        problem.theta, tape[0], slopes, np.ascontiguousarray(seeds.ys_bar), np.ascontiguousarray(seeds.y1_bar),
+        theta, tape[0], slopes, np.ascontiguousarray(seeds.ys_bar), np.ascontiguousarray(seeds.y1_bar),
         np.ascontiguousarray(y0_bar), times_bar, growth))
     field.keep_tape(tape)
     return times_bar, float(growth[0])

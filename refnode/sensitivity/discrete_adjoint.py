@@ -14,6 +14,7 @@ from numba import types
 from refnode.host_device import (
     BLOCK, INTEGERS, MATRIX, RHS, RHS_JVP, RHS_VJP, VECTOR, driver, higher_order)
 from refnode.linalg import copy_into
+from refnode.precision import SingleDriver, argument_names
 from refnode.sensitivity.cotangents import cotangents_of, forward_stats
 from refnode.sensitivity.forward_solve import solved
 from refnode.sensitivity.jumps import observation_jump
@@ -135,6 +136,9 @@ def pull_through_steps(f, f_vjp, A, b, c, E, P, A_extra, c_extra, times, y, k, k
     return FINISHED if position[STEP] == 0 else RUNNING
 
 
+discrete_adjoint.single = SingleDriver(discrete_adjoint, argument_names(pull_through_steps, 2))
+
+
 @higher_order
 def pull_observations(f, f_vjp, method, path, i, t, h, k, theta, ts, ys_step, position, ys_bar, y_bar,
                       y1_bar, z, z_bar, k_bar, k_extra_bar, w, t_bar, theta_bar):
@@ -193,11 +197,15 @@ def pull_stored(problem, recipe, options, own, seeds_of, grid=None, solve=None):
     ``solve()`` gives that solve, and keeps its storage; by default it is made here.
     """
     forward = solved(problem, options, keep=True, keep_tape=True, grid=grid) if solve is None else solve()
-    seeds = seeds_of(forward)
+    seeds, single, unit = seeds_of(forward), forward.dtype is np.float32, 1.0
+    if single:
+        seeds, unit = seeds.in_units(forward.dtype)
     y0_bar, theta_bar = pull_cotangents(forward, seeds)
     stats = forward_stats(forward)
     stats |= {"n_steps_reverse": stats["n_steps"], **stored_memory(forward)}
     cotangents = cotangents_of(problem, forward, seeds, y0_bar, theta_bar, stats)
+    if single:
+        cotangents = cotangents.times(unit)
     if solve is None:
         forward.give_back()
     return cotangents, forward
@@ -210,18 +218,18 @@ def stored_memory(forward):
     states = steps + 1 + steps * s + 1 + steps * room.extra             # in y, k, k_extra
     tape = field.tape_size * ((steps * s if kept else s) + 2)
     return {"n_steps_recomputed": 0 if kept else steps,
-            "history_bytes": 8 * (states * forward.n + tape), "times_bytes": 8 * (steps + 1)}
+            "history_bytes": room.y.itemsize * (states * forward.n + tape), "times_bytes": 8 * (steps + 1)}
 
 
 def pull_cotangents(forward, seeds):
-    """Transposed steps: (y0_bar (n,), theta_bar (p,)) from `Seeds`, for a forward solve with KEEP."""
-    steps = StoredSteps(forward)
-    y_bar, theta_bar = seeds.y1_bar.copy(), np.zeros(forward.theta.size)
+    """Transposed steps: (y0_bar (n,), theta_bar (p,)) from `Seeds`, for a forward solve with KEEP, in its precision."""
+    steps, dtype = StoredSteps(forward), forward.dtype
+    y_bar, theta_bar = seeds.y1_bar.copy(), np.zeros(forward.theta.size, dtype)
     position = steps.position(steps.n_steps, forward.ts.size)
     (y1_bar, z, z_bar), (k_bar, k_extra_bar) = steps.vectors, steps.matrices
-    steps.sweep(discrete_adjoint, "vjp", (
+    steps.sweep(discrete_adjoint.single if dtype is np.float32 else discrete_adjoint, "vjp", (
         *steps.shared(position), seeds.ys_bar, y_bar, y1_bar, z, z_bar, k_bar, k_extra_bar,
-        forward.storage.w, np.zeros(1), np.empty(0), theta_bar), position)
+        forward.storage.w, np.zeros(1, dtype), np.empty(0, dtype), theta_bar), position)
     for j in range(position[OBSERVATION]):                      # what is left was observed at t0
         observation_jump(y_bar, seeds.ys_bar[j])
     return y_bar, theta_bar

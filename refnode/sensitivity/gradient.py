@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 
 from refnode.checks import require_on_host, require_problem
-from refnode.cuda_device import device_and_real
+from refnode.cuda_device import SINGLE_DOORS, device_and_real, real_named
 from refnode.errors import GradientWarning, InvalidInputError, MissingDerivativeError
 from refnode.sensitivity.checkpointing import pull_checkpointed
 from refnode.sensitivity.continuous_adjoint import pull_backsolved, pull_interpolated
@@ -51,7 +51,9 @@ def gradient(problem, sensitivity=None, *, truth=None, **options):
         the state (with ``tangent_rtol, tangent_atol``), and ``check_tangent`` says when a probe of the tangent checks
         that the steps resolve it: True, False, or "auto", which spares most solves that repeat an earlier one.
         ``check_derivatives=True`` holds the field's jvp, vjp and hvp against finite differences first.
-        ``device`` and ``dtype`` as for `solve_batch`.
+        ``device`` as for `solve_batch`, and ``dtype`` as for `solve`: on the CPU "discrete" alone goes in "float32". The loss
+        and its cotangents are computed in double precision from the single states, and so is the tangent check; the
+        gradient is returned in double arrays.
 
     Warns
     -----
@@ -79,14 +81,15 @@ def gradient(problem, sensitivity=None, *, truth=None, **options):
     require_loss(problem)
     sensitivity = recipe_chosen(sensitivity, truth)
     check_if_asked(problem, options)
+    real = "float64"
     if "device" in options or "dtype" in options:
-        device, real = device_and_real(options.pop("device", "cpu"), options.pop("dtype", "float64"))
+        device, real = device_and_real(options.pop("device", "cpu"), options.pop("dtype", "float64"), single_on_cpu=True)
         if device == "cuda":
             from refnode.sensitivity.batch_gradient_cuda import gradient_of_one
             return gradient_of_one(problem, sensitivity, real, options)
         require_on_host(problem)
     loss = LossSeeds(problem)
-    cotangents, forward = _pull(problem, sensitivity, options, loss)
+    cotangents, forward = _pull(problem, sensitivity, options, loss, real)
     loss.warn_if_unread(3)
     return Gradient(**vars(cotangents), loss=loss.value, sensitivity=sensitivity,
                     forward=lambda: solution_without_cost(forward, problem))
@@ -103,7 +106,7 @@ def vjp(problem, ys_bar=None, y1_bar=None, sensitivity=None, *, truth=None, **op
     y1_bar : array_like, shape (n,), optional
         Cotangent of y(t1).
     sensitivity, truth, **options
-        As for `gradient`.
+        As for `gradient`, without ``device``.
 
     Returns
     -------
@@ -113,8 +116,9 @@ def vjp(problem, ys_bar=None, y1_bar=None, sensitivity=None, *, truth=None, **op
     require_problem(problem)
     n, count = problem.y0.size, problem.ts.size
     check_if_asked(problem, options)
+    real = real_named(options.pop("dtype", "float64"))
     seeds = Seeds(array_of("ys_bar", ys_bar, (n, count)).T.copy(), array_of("y1_bar", y1_bar, (n,)))
-    cotangents, _ = _pull(problem.replace(loss=None), recipe_chosen(sensitivity, truth), options, lambda forward: seeds)
+    cotangents, _ = _pull(problem.replace(loss=None), recipe_chosen(sensitivity, truth), options, lambda forward: seeds, real)
     return cotangents
 
 
@@ -229,17 +233,20 @@ def _of_method(recipe, options, own, of_tableaus, of_schemes):
         "and give n_steps= or steps=")
 
 
-def _pull(problem, sensitivity, options, seeds_of):
+def _pull(problem, sensitivity, options, seeds_of, real="float64"):
     """Cotangents by the named recipe, and the forward trajectory; ``seeds_of(forward) -> Seeds``."""
-    recipe, own, options = checked_call(problem, sensitivity, options)
+    recipe, own, options = checked_call(problem, sensitivity, options, real)
     return _of_method(recipe, options, own, PULLS, REVERSIBLE_PULLS)(problem, recipe, options, own, seeds_of)
 
 
-def checked_call(problem, sensitivity, options):
+def checked_call(problem, sensitivity, options, real="float64"):
     """The recipe, its own options and those of the solve, for a problem or a batch that allows them."""
     recipe = recipe_named(sensitivity)
     own, options = split_options(sensitivity, recipe, options)
     require_derivative(problem, recipe.needs)
+    if real == "float32":
+        require_single(sensitivity, own)
+        options = options.single
     require_cost_weight(problem, options)
     return recipe, own, options
 
@@ -253,7 +260,7 @@ class LossSeeds:
 
     def __call__(self, forward):
         loss, n, size = self.problem.loss, self.problem.y0.size, self.problem.flow_y0.size
-        ys, y1 = forward.ys[:, :n].T, forward.y1[:n]
+        ys, y1 = np.asarray(forward.ys[:, :n].T, np.float64), np.asarray(forward.y1[:n], np.float64)
         self.value = float(loss.value(ys, y1))
         if size > n:
             self.value += float(forward.y1[n])
@@ -302,6 +309,14 @@ def split_options(sensitivity, recipe, options):
 def require_loss(problem):
     if problem.loss is None:
         raise InvalidInputError("gradient needs a problem with a loss; give Problem(..., loss=...)")
+
+
+def require_single(sensitivity, own):
+    """Raise InvalidInputError for what is not there in single precision."""
+    if sensitivity != "discrete":
+        raise InvalidInputError(f'sensitivity {sensitivity!r} computes in float64 on the CPU, found dtype="float32"; {SINGLE_DOORS}')
+    if own.get("control") == "tangent":
+        raise InvalidInputError('control="tangent" chooses its steps in float64, found dtype="float32": leave one out')
 
 
 def require_derivative(problem, which):

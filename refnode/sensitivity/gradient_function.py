@@ -1,5 +1,6 @@
 """Loss and gradient as a function of y0 and theta, for loops: what does not depend on these is done once."""
 from refnode.checks import require_problem
+from refnode.cuda_device import real_named
 from refnode.sensitivity.cotangents import Gradient
 from refnode.sensitivity.forward_solve import check_first_call, require_finished
 from refnode.sensitivity.gradient import (
@@ -22,7 +23,7 @@ class GradientFunction:
     problem : Problem
         With a loss. Its y0 and theta are those taken where a call gives none.
     sensitivity, truth, **options
-        As for `gradient`.
+        As for `gradient`, without ``device``.
 
     Raises
     ------
@@ -43,7 +44,8 @@ class GradientFunction:
         self.sensitivity = recipe_chosen(sensitivity, truth)
         check_if_asked(problem, options)
         self.given = dict(options)
-        self.recipe, self.own, self.options = checked_call(self.problem, self.sensitivity, options)
+        real = real_named(options.pop("dtype", "float64"))
+        self.recipe, self.own, self.options = checked_call(self.problem, self.sensitivity, options, real)
         self.repeats = (self.sensitivity == "discrete" and self.options.scheme is None
                         and self.own.get("control", "state") == "state")
         self.trajectory = None

@@ -9,7 +9,7 @@ from refnode.host_device import host_device
 DRIFT_WARNING = 100.0      # difference of a reconstructed y from the known one, in units of its tolerance,
 DRIFT_OF_SIZE = 0.05       # or of its size, where that is less
 HORIZON_WARNING = 100.0    # relative effect on the outputs of relative errors of y0 of the size of rtol
-EPS = np.finfo(float).eps
+EPS, EPS_SINGLE = np.finfo(np.float64).eps, np.finfo(np.float32).eps
 
 
 # --- y solved backwards ---------------------------------------------------------------------------
@@ -62,4 +62,6 @@ def warn_of_horizon(growth, rtol):
 
 def solved_tolerance(trajectory):
     """The relative tolerance of a solve; rounding, where steps are given."""
-    return EPS if trajectory.grid.size else trajectory.options.smallest_rtol
+    if trajectory.grid.size:
+        return EPS if getattr(trajectory, "dtype", None) is not np.float32 else EPS_SINGLE
+    return trajectory.options.smallest_rtol

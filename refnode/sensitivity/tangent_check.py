@@ -112,6 +112,8 @@ def tangent_error(forward, rtol, atol):
 
 def warn_if_unresolved(problem, forward, stacklevel):
     """Warn with the numbers if one step's error in the tangent is far above what the state was held to; returns it."""
+    if forward.dtype is np.float32:
+        forward = forward.in_double()
     (worst, step, _), held = tangent_error(forward, *forward.tolerance[1:3])
     if not worst <= min(UNRESOLVED, EXCESS * held):
         t, t_next = forward.times[int(step):int(step) + 2]

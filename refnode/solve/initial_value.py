@@ -21,7 +21,9 @@ def solve(problem, *, dense_output=False, device="cpu", dtype="float64", **optio
     dense_output : bool
         Whether to return y(t) everywhere, as ``solution.sol``.
     device, dtype
-        Where to run, and the numbers on a GPU; as for `solve_batch`, of which this is then a batch of one.
+        Where to run, as for `solve_batch`, of which this is a batch of one on a GPU; and in which numbers, "float64" or
+        "float32": states, slopes and parameters, with times and step control in double precision. What a problem
+        holds is rounded then, and float32 holds relative tolerances of 7.6e-6 and more.
     **options
         See `SolveOptions`: ``method, rtol, atol, controller, first_step, max_step, max_steps, n_steps,
         steps, tstops, specialize``.
@@ -33,11 +35,15 @@ def solve(problem, *, dense_output=False, device="cpu", dtype="float64", **optio
         ``success=False`` with a status, a message and what was computed until then.
     """
     require_problem(problem, device)
+    real = "float64"
     if device != "cpu" or dtype != "float64":
-        if device_and_real(device, dtype)[0] == "cuda":
-            return _solve_on_device(problem, dense_output, dtype, options)
+        device, real = device_and_real(device, dtype, single_on_cpu=True)
+        if device == "cuda":
+            return _solve_on_device(problem, dense_output, real, options)
         require_on_host(problem)
     options = SolveOptions.of(**options)
+    if real == "float32":
+        options = options.single
     problem.field.check_first_call(problem.t0, problem.y0, problem.theta)
     trajectory, status = solve_forward(problem.field, problem.y0, problem, options,
                                        keep=dense_output, dense=dense_output)
@@ -64,9 +70,22 @@ def forward_trajectory(field, y0, problem, options, keep, keep_tape=False, dense
     if options.scheme is not None:
         return _reversible_trajectory(field, y0, problem, options, keep, dense)
     rtol, atol = flow_tolerances(options, problem, y0)
+    if options.dtype is np.float32:
+        require_range(y0=y0, theta=problem.theta)
     return Trajectory(
         options, field, y0, problem.theta, problem.t0, problem.t1, problem.ts, keep=keep, keep_tape=keep_tape,
-        dense=dense, rtol=rtol, atol=atol, blocks=one_block(y0.size), grid=grid)
+        dense=dense, rtol=rtol, atol=atol, blocks=one_block(y0.size), grid=grid,
+        dtype=options.dtype)
+
+
+def require_range(**arrays):
+    """Raise InvalidInputError for a number that single precision cannot hold."""
+    largest = float(np.finfo(np.float32).max)
+    for name, array in arrays.items():
+        beyond = np.flatnonzero(np.abs(array) > largest)
+        if beyond.size:
+            raise InvalidInputError(f"{name} must stay within {largest:.3g} for dtype=\"float32\", found {name}[{beyond[0]}] = "
+                                    f"{array[beyond[0]]:.3g}")
 
 
 def _reversible_trajectory(field, y0, problem, options, keep, dense):
@@ -88,4 +107,4 @@ def flow_tolerances(options, problem, y0):
     missing = y0.size - problem.y0.size
     if missing == 0:
         return rtol, atol
-    return [np.append(v, v[-1:] if v.size else 1e-6) for v in (rtol, atol)]
+    return [np.append(v, v[-1:] if v.size else 1e-6).astype(options.dtype) for v in (rtol, atol)]

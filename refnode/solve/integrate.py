@@ -13,6 +13,7 @@ from numba.extending import overload
 from refnode.host_device import (
     BLOCK, BODY, INTEGERS, MATRIX, RHS, VECTOR, driver, higher_order, host_device, python_form)
 from refnode.linalg import copy_into, first_non_finite, is_finite
+from refnode.precision import SingleDriver, argument_names
 from refnode.solve.equal_steps import given_time
 from refnode.solve.step_size import (
     ERROR_FLOOR, FACTOR_MIN, H_MAX, error_norm, first_step, rejection_factor, step_factor)
@@ -80,6 +81,9 @@ def integrate(f, A, b, c, E, P, A_extra, c_extra, control, rtol, atol, blocks, g
         if status != RUNNING:
             return status
     return FINISHED if clock[T] == clock[T_END] else RUNNING
+
+
+integrate_field.single = SingleDriver(integrate_field, argument_names(integrate, 1))
 
 
 @higher_order
@@ -212,7 +216,7 @@ def attempt(f, method, tolerance, t, h, y, theta, counts, y1, k, tape, z):
     return body(f, method, tolerance, t, h, y, theta, counts, y1, k, tape, z)
 
 
-attempt.on_device = step_and_test                       # a GPU steps no other system
+attempt.on_device = attempt.single = step_and_test      # neither a GPU nor single precision steps another system
 
 
 @overload(attempt, jit_options=BODY)

@@ -13,6 +13,7 @@ from refnode.steppers.schemes import REVERSIBLE_NAMES, reversible_method
 from refnode.steppers.tableaus import tableau
 
 MIN_RTOL = 100 * np.finfo(float).eps
+MIN_RTOL_SINGLE = 64 * float(np.finfo(np.float32).eps)      # 7.6e-6: rounding is 2 % of what a step may err by
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -147,6 +148,29 @@ class SolveOptions:
         grid[-1] = t1
         return grid
 
+    dtype = np.float64          # of states, slopes and parameters
+
+    @functools.cached_property
+    def single(self):
+        """The same for a solve in single precision.
+
+        Raises
+        ------
+        InvalidInputError
+            For what is not there in it: methods with an inverse step, and ``specialize``.
+        """
+        if self.scheme is not None or self.specialize:
+            what = "specialize=True" if self.specialize else f"method {self.scheme.name!r}"
+            raise InvalidInputError(f'dtype="float32" goes without {what} on the CPU; it takes explicit Runge-Kutta methods, '
+                                    'by address')
+        rtol, atol = self.rtol, self.atol
+        if np.any(rtol < MIN_RTOL_SINGLE) and not self.fixed:
+            warnings.warn(f"rtol below 64 eps of float32 cannot be met; raised to {MIN_RTOL_SINGLE:.3g}", stacklevel=5)
+            rtol = np.maximum(rtol, MIN_RTOL_SINGLE)
+        single = self.replace(rtol=rtol, atol=np.asarray(atol.astype(np.float32), np.float64))
+        object.__setattr__(single, "dtype", np.float32)
+        return single
+
     def replace(self, **changes):
         return dataclasses.replace(self, **changes)
 
@@ -207,7 +231,7 @@ def tolerance_vectors(options, y0):
     """
     vectors = options.vectors.get(y0.size)
     if vectors is None:
-        vectors = [_vector("rtol", options.rtol, y0.shape), _vector("atol", options.atol, y0.shape)]
+        vectors = [_vector(name, getattr(options, name), y0.shape).astype(options.dtype, copy=False) for name in ("rtol", "atol")]
         options.vectors[y0.size] = vectors
     if options.weighs_zero:
         return vectors

@@ -4,8 +4,11 @@ import threading
 import time
 
 import numpy as np
+from numba.core.errors import NumbaError
 
+from refnode.errors import InvalidInputError
 from refnode.host_device import python_form
+from refnode.precision import SingleDriver
 from refnode.solve.integrate import (
     DENSE, FULL, KEEP, KEEP_TAPE, MAX_STEPS, RUNNING, SLICE, STEPS, STOP_AT_TS, T, integrate_field)
 from refnode.solve.written_out import written_out_driver
@@ -27,7 +30,7 @@ class Storage:
         self.s, self.extra, self.n, self.dtype = options.tableau.s, options.tableau.extra, n, dtype
         self.field, self.keep_tape = field, limits[KEEP_TAPE] != 0
         self.z = np.empty(n, dtype)
-        self.w = np.empty(options.tableau.P.shape[0])
+        self.w = np.empty(options.tableau.P.shape[0], np.float32 if dtype is np.float32 else np.float64)
         self._allocate(steps)
 
     def _allocate(self, steps):
@@ -36,7 +39,7 @@ class Storage:
         self.k = np.empty((steps * self.s + 1, self.n), self.dtype)
         self.k_extra = np.empty((steps, self.extra, self.n), self.dtype)
         rows = steps * self.s + 2
-        if not self.keep_tape or 8 * rows * self.field.tape_size > TAPE_BUDGET:
+        if not self.keep_tape or self.y.itemsize * rows * self.field.tape_size > TAPE_BUDGET:
             self.keep_tape, rows = False, self.s + 2
         self.tape = self.field.take_tape(rows, self.dtype)
 
@@ -68,7 +71,9 @@ class Trajectory:
         self.method = options.tableau.arrays
         self.tolerance = (options.control, rtol, atol, blocks)
         self.grid = options.grid(t0, t1) if grid is None else grid
-        self.theta = theta
+        self.theta = self.theta_given = theta
+        if dtype is np.float32:
+            self._take_single()
         self.t0, self.t1 = t0, t1
         self.clock = np.array([t0, first_step or options.first_step or 0.0, 1.0, 1.0, t1])
         self.clock_at_start = self.clock.copy()
@@ -85,6 +90,23 @@ class Trajectory:
         self.times = np.empty(self.storage.steps + 1)
         self.y[0] = y0
         self.y_start = y0
+
+    def _take_single(self):
+        """Driver, coefficients and parameters of a solve in single precision."""
+        self.driver, self.method = self.driver.single, single_arrays(self.options.tableau)
+        self.theta = self.theta_given.astype(np.float32)
+
+    def in_double(self):
+        """The steps of a finished solve in double arrays and without tapes, for sweeps that are there for doubles alone."""
+        twin, (control, rtol, atol, blocks) = self.twin(), self.tolerance
+        twin.driver, twin.dtype, twin.method, twin.theta = type(self).driver, np.float64, self.options.tableau.arrays, self.theta_given
+        twin.tolerance = control, rtol.astype(np.float64), atol.astype(np.float64), blocks
+        twin.limits = self.limits.copy()
+        twin.limits[KEEP_TAPE] = 0
+        twin.storage = Storage(self.options, self.field, self.n, twin.limits, self.n_steps, np.float64)
+        for mine, single in zip(twin.stored()[1:4], self.stored()[1:4]):
+            mine[...] = single
+        return twin
 
     # --- storage ----------------------------------------------------------------------------------
 
@@ -142,6 +164,8 @@ class Trajectory:
         twin.clock, twin.counts = self.clock_at_start.copy(), np.zeros(6, dtype=np.int64)
         twin.ys, twin.ys_step = np.empty_like(self.ys), np.empty_like(self.ys_step)
         twin.y[0] = self.y_start
+        if self.theta is not self.theta_given:
+            self.theta[:] = self.theta_given
         return twin
 
     # --- the run ----------------------------------------------------------------------------------
@@ -175,6 +199,14 @@ class Trajectory:
             if status != FULL:
                 return status
             self.grow()
+
+
+@functools.lru_cache(maxsize=64)
+def single_arrays(tableau):
+    """The coefficients of a method as drivers in single precision take them: those that multiply slopes are single."""
+    A, b, c, E, P, A_extra, c_extra = tableau.arrays
+    A, b, E, P, A_extra = (np.ascontiguousarray(array, np.float32) for array in (A, b, E, P, A_extra))
+    return A, b, c, E, P, A_extra, c_extra
 
 
 def where(what, t, step):
@@ -222,6 +254,8 @@ def entry_point(driver, field, specialize, *which):
 
 
 def _entry_point(driver, field, specialize, which):
+    if isinstance(driver, SingleDriver) and field.compiled:
+        return driver, single_functions(field, which)
     if not field.compiled:
         return python_form(driver), field.functions(*which)
     if not specialize:
@@ -230,3 +264,13 @@ def _entry_point(driver, field, specialize, which):
     if specialize is not True:
         driver = written_out_driver(driver, *specialize)
     return driver.specialized(functions), functions
+
+
+def single_functions(field, which):
+    """A field's functions in single precision, or InvalidInputError if they do not compile for it."""
+    try:
+        return field.functions(*which, single=True)
+    except NumbaError as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise InvalidInputError(f"field {field.name!r} cannot be compiled for float32, where y, theta and dy are float32 and t "
+                                f"is float64: {first.strip()}; dtype='float64' works") from error
