@@ -23,6 +23,7 @@ import numpy as np
 from refnode.errors import InvalidInputError
 from refnode.fields.field import VectorField
 from refnode.host_device import host_device
+from refnode.layers import single_activations                  # which activations have in single precision
 from refnode.layers.activations import (
     ACTIVATIONS, activation_hvp_kernel, activation_jvp_kernel, activation_kernel, activation_tangents_kernel,
     activation_vjp_kernel)

@@ -30,6 +30,7 @@ class Workload:
     widths: tuple = ()
     batch: int = 0
     mean: bool = False
+    dtype: str = "float64"          # of states, parameters and gradients
     contestants: object = None      # work -> contestants, by default those below
     exact: object = None            # work -> gradient, by default that of a `Problem`
 
@@ -52,13 +53,23 @@ def w3_wide():
     return perceptron("W3 wide", (64, 128, 128, 64))
 
 
-def perceptron(name, widths, batch=512, tolerance=1e-5):
+def w3_wide_single():
+    """`w3_wide` in float32."""
+    return perceptron("W3 wide f32", (64, 128, 128, 64), dtype="float32")
+
+
+def w3_batch_single():
+    """W3 with many samples, in float32: 16-64-64-16 on 4096 of them."""
+    return perceptron("W3 4096 f32", (16, 64, 64, 16), batch=4096, dtype="float32")
+
+
+def perceptron(name, widths, batch=512, tolerance=1e-5, dtype="float64"):
     y0 = np.random.default_rng(0).normal(size=batch * widths[0])
     problem = refnode.Problem(
         mlp_field(widths, batch=batch), y0=y0, theta=initial_parameters(widths, seed=0), t_span=(0.0, 1.0),
         ts=[1.0], loss=refnode.losses.mean_of_squares())
-    title = f"MLP {'-'.join(map(str, widths))}, batch {batch}, float64, tolerance {tolerance:.0e}"
-    return Workload(name, title, problem, tolerance, "mlp", widths, batch, mean=True)
+    title = f"MLP {'-'.join(map(str, widths))}, batch {batch}, {dtype}, tolerance {tolerance:.0e}"
+    return Workload(name, title, problem, tolerance, "mlp", widths, batch, mean=True, dtype=dtype)
 
 
 # --- refnode --------------------------------------------------------------------------------------
@@ -66,7 +77,7 @@ def perceptron(name, widths, batch=512, tolerance=1e-5):
 def refnode_contestant(work, **options):
     def run():
         result = refnode.gradient(work.problem, "discrete", method="dopri5", rtol=work.tolerance,
-                                  atol=work.tolerance, **options)
+                                  atol=work.tolerance, dtype=work.dtype, **options)
         return result.loss, result.theta
     return run
 
@@ -74,7 +85,7 @@ def refnode_contestant(work, **options):
 def refnode_function_contestant(work, **options):
     """What a loop calls: prepared once, as the other libraries' compiled functions are."""
     evaluate = refnode.GradientFunction(work.problem, "discrete", method="dopri5", rtol=work.tolerance,
-                                        atol=work.tolerance, **options)
+                                        atol=work.tolerance, dtype=work.dtype, **options)
     theta = work.problem.theta
 
     def run():
@@ -154,7 +165,7 @@ def diffrax_contestant(work, adjoint):
         "backsolve": diffrax.BacksolveAdjoint(solver=diffrax.Dopri5(), stepsize_controller=controller),
         "default": diffrax.RecursiveCheckpointAdjoint()}
     term = diffrax.ODETerm(_rhs(work, jnp.stack, jnp.tanh))
-    ts = jnp.asarray(work.problem.ts)
+    ts = jnp.asarray(work.problem.ts, work.dtype)
 
     @jax.jit
     @functools.partial(jax.value_and_grad, argnums=1)
@@ -165,7 +176,7 @@ def diffrax_contestant(work, adjoint):
             max_steps=4096)
         return jnp.mean(solution.ys**2) if work.mean else jnp.sum(solution.ys**2)
 
-    y0, theta = jnp.asarray(_shaped(work, work.problem.y0)), jnp.asarray(work.problem.theta)
+    y0, theta = jnp.asarray(_shaped(work, work.problem.y0), work.dtype), jnp.asarray(work.problem.theta, work.dtype)
 
     def run():
         value, grad = jax.block_until_ready(loss(y0, theta))
@@ -179,18 +190,18 @@ def torchdiffeq_contestant(work, adjoint):
     import torch
     import torchdiffeq
     torch.set_num_threads(1)
-    right_hand_side = _rhs(work, torch.stack, torch.tanh)
+    right_hand_side, dtype = _rhs(work, torch.stack, torch.tanh), getattr(torch, work.dtype)
 
     class Module(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.theta = torch.nn.Parameter(torch.tensor(work.problem.theta, dtype=torch.float64))
+            self.theta = torch.nn.Parameter(torch.tensor(work.problem.theta, dtype=dtype))
 
         def forward(self, t, y):
             return right_hand_side(t, y, self.theta)
 
-    module, y0 = Module(), torch.tensor(_shaped(work, work.problem.y0), dtype=torch.float64)
-    ts = torch.tensor(np.union1d([work.problem.t0], work.problem.ts), dtype=torch.float64)
+    module, y0 = Module(), torch.tensor(_shaped(work, work.problem.y0), dtype=dtype)
+    ts = torch.tensor(np.union1d([work.problem.t0], work.problem.ts), dtype=dtype)
     observed = slice(ts.numel() - work.problem.ts.size, None)
     solve = torchdiffeq.odeint_adjoint if adjoint == "adjoint" else torchdiffeq.odeint
 
@@ -228,7 +239,7 @@ def contestants_for(work):
     """Name -> builder. refnode comes first."""
     if work.contestants:
         return work.contestants(work)
-    return {
+    everyone = {
         "refnode discrete": lambda: refnode_contestant(work),
         "refnode discrete, specialised": lambda: refnode_contestant(work, specialize=True),
         "refnode GradientFunction": lambda: refnode_function_contestant(work),
@@ -240,3 +251,4 @@ def contestants_for(work):
         "torchdiffeq adjoint": lambda: torchdiffeq_contestant(work, "adjoint"),
         "CasADi CVODES": lambda: casadi_contestant(work),
     }
+    return {name: build for name, build in everyone.items() if work.dtype == "float64" or "specialised" not in name}

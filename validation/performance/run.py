@@ -21,14 +21,15 @@ import warnings
 import numpy as np
 
 import refnode
-from contestants import contestants_for, w1, w3, w3_wide
+from contestants import contestants_for, w1, w3, w3_batch_single, w3_wide, w3_wide_single
 from ensemble import w2
 from flow import w4
 
 SECONDS_A_TURN = 0.02          # each contestant runs about this long before the next one's turn
 SAME_GRADIENT = 1e3            # tolerances that a gradient may be off by and still count as the same
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
-WORKLOADS = {"W1": w1, "W2": w2, "W3": w3, "W3 wide": w3_wide, "W4": w4}
+WORKLOADS = {"W1": w1, "W2": w2, "W3": w3, "W3 wide": w3_wide, "W3 wide f32": w3_wide_single, "W3 4096 f32": w3_batch_single,
+             "W4": w4}
 
 
 def main():
@@ -127,10 +128,10 @@ LIMIT = "the limit"
 
 def products_and_activations(work):
     """The matrix products and activations of refnode's evaluations and transposes alone, by NumPy; and how many."""
-    stats = refnode.gradient(work.problem, method="dopri5", rtol=work.tolerance, atol=work.tolerance).stats
+    stats = refnode.gradient(work.problem, method="dopri5", rtol=work.tolerance, atol=work.tolerance, dtype=work.dtype).stats
     evaluations = {"forward": stats["nfev"], "reverse": 6 * stats["n_steps"]}
     rng = np.random.default_rng(0)
-    layers = [tuple(rng.normal(size=shape) for shape in ((work.batch, d_in), (d_out, d_in), (work.batch, d_out)))
+    layers = [tuple(rng.normal(size=shape).astype(work.dtype) for shape in ((work.batch, d_in), (d_out, d_in), (work.batch, d_out)))
               for d_in, d_out in zip(work.widths[:-1], work.widths[1:])]
     bars = [(np.empty_like(x), np.empty_like(w)) for x, w, _ in layers]
 
