@@ -166,9 +166,12 @@ def device_form(function, real="float64"):
     twin = rebound(getattr(function, "py_func", function), functools.partial(_on_device, real=real))
     compiled, code = cuda_module().jit(device=True)(twin), twin.__code__
     if real == "float32" and not getattr(function, "is_higher_order", False):
-        narrow = narrowing(compiled, code.co_varnames[:code.co_argcount])
+        narrow = narrowing(compiled, code.co_varnames[:code.co_argcount], NARROWED)
         return compiled if narrow is None else cuda_module().jit(device=True)(narrow)
     return compiled
+
+
+NARROWED = {"h", "sigma"}    # differences of times, which are double: a formula on states takes them single
 
 
 def device_function(function):

@@ -7,7 +7,8 @@ itself stays as it is, and its results are rounded when they are stored.
 
 States, slopes, parameters, tapes and cotangents are single. What times are made of stays double (`DOUBLE`): clock,
 grid, observations, step control and the nodes c_i, so that the steps of a solve know their times to 1e-16 wherever
-on the axis they lie. A step length is a difference of times, and a formula on states takes it single (`NARROWED`).
+on the axis they lie; and so do the coefficients of the dense output, polynomials in time whose terms cancel. A step
+length is a difference of times, and a formula on states takes it single.
 """
 import functools
 import types as python_types
@@ -19,8 +20,7 @@ from numba.core.dispatcher import Dispatcher
 
 from refnode.host_device import Driver, FunctionPointerType, higher_order, host_device, inlined, outlined
 
-NARROWED = {"h", "sigma"}
-DOUBLE = {"c", "c_extra", "control", "grid", "clock", "times", "ts", "times_bar", "growth"}      # arrays of a driver
+DOUBLE = {"P", "c", "c_extra", "control", "grid", "clock", "times", "ts", "times_bar", "growth"}      # arrays of a driver
 
 
 def rebound(body, value_of):
@@ -31,12 +31,12 @@ def rebound(body, value_of):
     return python_types.FunctionType(code, {**body.__globals__, **own}, body.__name__, body.__defaults__, cells)
 
 
-def narrowing(formula, names):
-    """A Python function that calls ``formula``, whose arguments have these names, with those in NARROWED rounded to
+def narrowing(formula, names, narrowed):
+    """A Python function that calls ``formula``, whose arguments have these names, with those in ``narrowed`` rounded to
     single; None if there are none."""
-    if not NARROWED & set(names):
+    if not narrowed & set(names):
         return None
-    passed = ", ".join(f"single({name})" if name in NARROWED else name for name in names)
+    passed = ", ".join(f"single({name})" if name in narrowed else name for name in names)
     return eval(f"lambda {', '.join(names)}: formula({passed})", {"formula": formula, "single": np.float32})
 
 
@@ -59,7 +59,7 @@ def single_form(function):
     if options is None:
         return jit(**chosen.targetoptions)(twin)
     formula = (inlined if "fastmath" in options else host_device)(twin)
-    narrow = narrowing(formula, twin.__code__.co_varnames[:twin.__code__.co_argcount])
+    narrow = narrowing(formula, twin.__code__.co_varnames[:twin.__code__.co_argcount], {"h"})
     return formula if narrow is None else higher_order(narrow)
 
 

@@ -2,12 +2,13 @@
 
 u is the unit roundoff of single precision, 2^-24. A path from an input to an output passes through some number m of
 roundings, counted by `roundings`; errors of many of them are taken as independent, so that they add up to a few
-sqrt(m) u of what goes along the path. The problems are such that nothing on the way is much larger than at its ends.
+sqrt(m) u of what goes along the path. That is at most what stands at its ends, times `cancelling`: a stage state is y
+and a sum of h a_ij k_j that may cancel.
 """
 import mpmath
 import numpy as np
 import pytest
-from numba import config, njit
+from numba import config, float64, njit
 
 import gradients
 
@@ -21,7 +22,7 @@ from refnode.host_device import OPTIONS
 from refnode.layers.activations import ACTIVATIONS, activation_kernel, sine_kernel, softplus_kernel, tanh_kernel
 from refnode.layers.dense import matmul_add_blas
 from refnode.losses import running_cost, sum_of_squares
-from refnode.precision import DOUBLE, single_form, single_type
+from refnode.precision import DOUBLE, single_form
 from refnode.problems.catalogue import CATALOGUE
 from refnode.problems.certified import certified
 from refnode.problems.problem import Problem
@@ -33,6 +34,7 @@ from refnode.solve import run
 from refnode.solve.integrate import integrate_field
 from refnode.solve.options import MIN_RTOL_SINGLE, SolveOptions
 from refnode.steppers.tableaus import tableau
+from test_tangent_check import TWIN, twin
 
 U = 2.0**-24
 SINGLE = {"dtype": "float32"}
@@ -63,8 +65,16 @@ def roundings(problem, steps, method="dopri5"):
     return steps * (s + 1) * (s + 3 + 4 * problem.theta.size)
 
 
+def cancelling(problem, steps, method):
+    """1 + |h| max_i sum_j |a_ij| max |f| / max |y|, with f and y where the problem is observed."""
+    A, b = tableau(method).arrays[:2]
+    y = solve(problem, rtol=1e-6).y.T
+    rate = max(np.max(np.abs(problem.field(t, state, problem.theta))) for t, state in zip(problem.ts, y)) / np.max(np.abs(y))
+    return 1.0 + abs(problem.t1 - problem.t0) / steps * max(np.abs(A).sum(axis=1).max(), np.abs(b).sum()) * rate
+
+
 def bound(problem, steps, method="dopri5"):
-    return 4.0 * np.sqrt(roundings(problem, steps, method)) * U
+    return 4.0 * np.sqrt(roundings(problem, steps, method)) * U * cancelling(problem, steps, method)
 
 
 def worst(found, expected):
@@ -145,9 +155,9 @@ def test_products_go_to_blas_in_singles():
 
 @pytest.mark.parametrize("driver", [integrate_field, discrete_adjoint])
 def test_times_and_the_control_of_steps_stay_double(driver):
-    kept = {name for name, type_ in zip(driver.single.names, driver.single.signature.args[-1])
-            if getattr(type_, "dtype", None) is single_type(type_) or type_ in driver.signature.args[-1].types and name in DOUBLE}
-    assert {"c", "times", "ts"} <= kept <= DOUBLE
+    pairs = zip(driver.single.names, driver.signature.args[-1], driver.single.signature.args[-1], strict=True)
+    kept = {name for name, double, single in pairs if single == double and getattr(double, "dtype", None) == float64}
+    assert {"P", "c", "times", "ts"} <= kept <= DOUBLE
 
 
 # --- the gradient ---------------------------------------------------------------------------------
@@ -209,7 +219,7 @@ def test_a_wrong_derivative_is_caught(mutant):
     wrong = found[mutant * len(found) // 4]
     field = VectorField(problem.field.f, problem.field.jvp, wrong if config.DISABLE_JIT else njit(wrong))
     error, steps = adjoint_error(problem.replace(field=field), n_steps=10)
-    assert error > 100.0 * bound(problem, steps)
+    assert error > 30.0 * bound(problem, steps)
 
 
 @pytest.mark.parametrize("id", ["lotka_volterra/obs21", "logistic/observed", "pendulum/swing", "mlp/2_16_2"])
@@ -275,7 +285,7 @@ def test_many_steps_and_a_tape_that_is_not_kept(monkeypatch):
     again = gradient(problem, **options)
     assert again.stats["n_steps_recomputed"] == 300 and kept.stats["n_steps_recomputed"] == 0
     same(again, kept)
-    chosen = gradient(CATALOGUE["lorenz"]().replace(loss=sum_of_squares()), method="bosh3", rtol=1e-5, atol=1e-6, **SINGLE)
+    chosen = gradient(CATALOGUE["lorenz"]().replace(loss=sum_of_squares()), method="bosh3", rtol=1e-5, atol=1e-6, max_step=0.002, **SINGLE)
     assert chosen.stats["n_steps"] > run.FIRST_CAPACITY
 
 
@@ -316,6 +326,7 @@ def test_running_costs_and_users_fields(compiled):
     assert worst(found, expected) <= bound(problem, 12)
 
 
+@pytest.mark.slow
 def test_a_convolutional_field():
     field, rng = conv_field((2, 4, 2), 4, 4, groups=2, batch=2), np.random.default_rng(0)
     problem = Problem(field, rng.standard_normal(field.n), 0.25 * rng.standard_normal(field.p), loss=sum_of_squares())
@@ -325,9 +336,9 @@ def test_a_convolutional_field():
 
 def test_the_tangent_check_warns():
     """The probe runs in double precision, through the steps that were taken in single."""
-    problem = CATALOGUE["twin_growth"]().replace(y0=[1.0, 1.0])
     with pytest.warns(GradientWarning, match="left the tangent unresolved"):
-        gradient(problem, rtol=1e-3, check_tangent=True, **SINGLE)
+        found = gradient(twin(), rtol=1e-5, **SINGLE)
+    assert abs(found.y0[0] / TWIN - 1.0) > 0.1
 
 
 # --- what is refused ------------------------------------------------------------------------------
@@ -377,10 +388,11 @@ def test_a_tape_header_holds_integers_that_singles_hold():
 
 @pytest.mark.skipif(bool(config.DISABLE_JIT), reason="needs the compiler")
 def test_a_field_that_does_not_compile_in_single():
-    matrix = np.eye(2)
-
     @njit
-    def turned(t, y, theta, dy):
-        dy[:] = np.dot(matrix, y)
-    with pytest.raises(InvalidInputError, match="'turned' cannot be compiled for float32"):
-        solve(Problem(VectorField(turned), [1.0, 0.5]), rtol=1e-4, **SINGLE)
+    def pushed(t, y, theta, dy):
+        push = np.zeros(1) if t > 0.5 else y                            # an array of doubles, or of singles
+        dy[0] = push[0]
+    problem = Problem(VectorField(pushed), [1.0])
+    assert solve(problem).success
+    with pytest.raises(InvalidInputError, match="'pushed' cannot be compiled for float32"):
+        solve(problem, rtol=1e-4, **SINGLE)

@@ -205,7 +205,7 @@ class Trajectory:
 def single_arrays(tableau):
     """The coefficients of a method as drivers in single precision take them: those that multiply slopes are single."""
     A, b, c, E, P, A_extra, c_extra = tableau.arrays
-    A, b, E, P, A_extra = (np.ascontiguousarray(array, np.float32) for array in (A, b, E, P, A_extra))
+    A, b, E, A_extra = (np.ascontiguousarray(array, np.float32) for array in (A, b, E, A_extra))
     return A, b, c, E, P, A_extra, c_extra
 
 
