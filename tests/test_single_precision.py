@@ -19,7 +19,7 @@ from refnode.fields.convolutional import conv_field
 from refnode.fields.field import VectorField
 from refnode.fields.neural import mlp_field
 from refnode.host_device import OPTIONS
-from refnode.layers.activations import ACTIVATIONS, activation_kernel, sine_kernel, softplus_kernel, tanh_kernel
+from refnode.layers.activations import ACTIVATIONS, activation_kernel, tanh_kernel
 from refnode.layers.dense import matmul_add_blas
 from refnode.losses import running_cost, sum_of_squares
 from refnode.precision import DOUBLE, single_form
@@ -126,14 +126,12 @@ def test_special_values_of_tanh():
 
 
 @pytest.mark.skipif(bool(config.DISABLE_JIT), reason="needs the compiler")
-@pytest.mark.parametrize("kernel, count, kind", [(tanh_kernel, 1, "float"), (softplus_kernel, 2, "double"), (sine_kernel, 2, "double")])
-def test_the_loops_are_vectorised(kernel, count, kind):
-    """That of tanh in singles, twice as many at once."""
-    compiled = njit(**OPTIONS)(single_form(kernel).py_func)
-    compiled(*np.zeros((count, 8), np.float32))
+def test_the_loop_of_tanh_is_vectorised():
+    """In singles, twice as many at once, and in nothing else."""
+    compiled = njit(**OPTIONS)(single_form(tanh_kernel).py_func)
+    compiled(np.zeros(8, np.float32))
     (code,) = compiled.inspect_llvm().values()
-    assert any(f"x {kind}>" in line for line in code.splitlines() if "fmul" in line)
-    assert (kind == "double") == any("x double>" in line for line in code.splitlines())
+    assert any("x float>" in line for line in code.splitlines() if "fmul" in line) and "double" not in code
 
 
 @pytest.mark.skipif(bool(config.DISABLE_JIT), reason="without Numba it is NumPy's product")
@@ -211,12 +209,12 @@ def test_complex_steps_through_the_same_steps(name):
     assert gradients.block_error(problem, found, expected) <= bound(problem, times.size - 1)
 
 
-@pytest.mark.parametrize("mutant", range(4))
+@pytest.mark.parametrize("mutant", range(3))
 def test_a_wrong_derivative_is_caught(mutant):
     """One sign, term or factor of the transpose changed: far above rounding."""
     problem = CATALOGUE["lotka_volterra"]()
     found = [wrong for _, wrong in mutants(problem.field.vjp)]
-    wrong = found[mutant * len(found) // 4]
+    wrong = found[mutant * len(found) // 3]
     field = VectorField(problem.field.f, problem.field.jvp, wrong if config.DISABLE_JIT else njit(wrong))
     error, steps = adjoint_error(problem.replace(field=field), n_steps=10)
     assert error > 30.0 * bound(problem, steps)
@@ -314,7 +312,7 @@ def cost_vjp(t, y, theta, g_bar, t_bar, y_bar, theta_bar):
     y_bar[1] += 0.1 * g_bar
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_running_costs_and_users_fields(compiled):
     """Of plain Python, in the un-jitted program; compiled ones get their constants in single, closures too."""
     wrap = njit if compiled and not config.DISABLE_JIT else lambda function: function
