@@ -16,6 +16,9 @@ from refnode.solve.integrate import EVALUATIONS, REJECTED, STEPS
 from refnode.solve.run import entry_point
 
 
+SINGLE = np.dtype(np.float32)
+
+
 @dataclasses.dataclass
 class Cotangents:
     """Derivatives of one number with respect to every input of a problem.
@@ -182,7 +185,7 @@ def time_cotangents(field, problem, y0, ys, y1, seeds, y0_bar):
 def _run_slopes_at(field, problem, y0, ys, y1, slopes, seeds, y0_bar):
     times_bar, growth = np.empty(len(slopes)), np.empty(1)
     theta, dtype, driver_ = problem.theta, slopes.dtype, slopes_at
-    if dtype == np.float32:
+    if dtype is SINGLE:
         y0, theta, driver_ = y0.astype(dtype), theta.astype(dtype), slopes_at.single
     entry, functions = entry_point(driver_, field, False, "f")
     tape = field.take_tape(1, dtype)

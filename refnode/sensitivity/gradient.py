@@ -10,7 +10,7 @@ from refnode.errors import GradientWarning, InvalidInputError, MissingDerivative
 from refnode.sensitivity.checkpointing import pull_checkpointed
 from refnode.sensitivity.continuous_adjoint import pull_backsolved, pull_interpolated
 from refnode.sensitivity.cotangents import (
-    Gradient, Seeds, cotangents_of, forward_stats, require_finite, slopes_of)
+    SINGLE, Gradient, Seeds, cotangents_of, forward_stats, require_finite, slopes_of)
 from refnode.sensitivity.forward import variational_tangents
 from refnode.sensitivity.jumps import initial_tangent, observation_tangent
 from refnode.sensitivity.recipes import OWN_OPTIONS, RECIPES, recipe_chosen, recipe_named
@@ -260,7 +260,9 @@ class LossSeeds:
 
     def __call__(self, forward):
         loss, n, size = self.problem.loss, self.problem.y0.size, self.problem.flow_y0.size
-        ys, y1 = np.asarray(forward.ys[:, :n].T, np.float64), np.asarray(forward.y1[:n], np.float64)
+        ys, y1 = forward.ys[:, :n].T, forward.y1[:n]
+        if ys.dtype is SINGLE:
+            ys, y1 = ys.astype(np.float64), y1.astype(np.float64)
         self.value = float(loss.value(ys, y1))
         if size > n:
             self.value += float(forward.y1[n])
