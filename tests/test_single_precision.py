@@ -17,6 +17,7 @@ from gradients import flat
 from refnode import GradientFunction, GradientWarning, InvalidInputError, gradient, solve, vjp
 from refnode.fields.convolutional import conv_field
 from refnode.fields.field import VectorField
+from refnode.fields.flow_density import flow_density_field
 from refnode.fields.neural import mlp_field
 from refnode.host_device import OPTIONS
 from refnode.layers.activations import ACTIVATIONS, activation_kernel, tanh_kernel
@@ -322,6 +323,15 @@ def test_running_costs_and_users_fields(compiled):
     problem = problem.replace(loss=sum_of_squares() + running_cost(wrap(cost), g_vjp=wrap(cost_vjp)))
     found, expected = (gradient(problem, n_steps=12, dtype=dtype) for dtype in ("float32", "float64"))
     assert worst(found, expected) <= bound(problem, 12)
+
+
+@pytest.mark.slow
+def test_a_flow_density():
+    """A field that carries a log-density along, by the exact trace."""
+    field, rng = flow_density_field((2, 8, 8, 2), "softplus", batch=3), np.random.default_rng(0)
+    problem = Problem(field, rng.standard_normal(field.n), 0.5 * rng.standard_normal(field.p), loss=sum_of_squares())
+    found, expected = (gradient(problem, n_steps=4, dtype=dtype) for dtype in ("float32", "float64"))
+    assert worst(found, expected) <= bound(problem, 4)
 
 
 @pytest.mark.slow
