@@ -1,19 +1,20 @@
 # Lotka-Volterra in Julia: a refnode problem on standard input, its answer on standard output. julia lotka_volterra.jl
-# Needs the package JSON. Runge-Kutta steps and their transpose, both by hand: the steps given, or else 16384 or so of the
-# classical method. Not among refnode's tests, which run the same program in C++ and Octave.
+# Needs Julia 1.6 and the package JSON. Runge-Kutta steps and their transpose, both by hand: the steps given, or else 16384 or so
+# of the classical method. It has never been run: refnode's tests run the same program in C++ and Octave, not this one.
 import JSON
 
 f(y, p) = [p[1]*y[1] - p[2]*y[1]*y[2], p[4]*y[1]*y[2] - p[3]*y[2]]
 f_vjp(y, p, w) = ([(p[1] - p[2]*y[2])*w[1] + p[4]*y[2]*w[2], -p[2]*y[1]*w[1] + (p[4]*y[1] - p[3])*w[2]],      # (df/dy)' w
                   [y[1]*w[1], -y[1]*y[2]*w[1], -y[2]*w[2], y[1]*y[2]*w[2]])                                   # (df/dp)' w
 columns(rows) = reduce(hcat, [Float64.(row) for row in rows])      # a list of lists, each a column
+plain(x) = isfinite(x) ? x : isnan(x) ? "NaN" : x > 0 ? "Infinity" : "-Infinity"      # JSON has no word for these
 
 const KNOWN = ["theta[0]*y[0] - theta[1]*y[0]*y[1]", "theta[3]*y[0]*y[1] - theta[2]*y[1]"]
 
 function answer(problem)
     p, t0, t1 = Float64.(problem["theta"]), Float64(problem["t0"]), Float64(problem["t1"])
-    ts = problem["ts"] === nothing ? [t1] : Float64.(problem["ts"])
-    data = problem["loss"]["data"] === nothing ? zeros(2, length(ts)) : permutedims(columns(problem["loss"]["data"]))
+    ts = Float64.(something(get(problem, "ts", nothing), [t1]))    # one observation, at the end
+    data = permutedims(columns(something(get(problem["loss"], "data", nothing), [zero(ts), zero(ts)])))
     scale = get(problem["loss"], "scale", 1.0)
     solver = get(problem, "solver", Dict("mode" => "tolerance"))
     fixed = solver["mode"] == "fixed"
@@ -50,8 +51,8 @@ function answer(problem)
         end
     end
     Dict("format" => "refnode.answer", "version" => 1, "problem_sha256" => problem["sha256"], "tool" => Dict("name" => "Julia client"),
-         "truth" => fixed ? "discrete_frozen" : "exact", "loss" => scale*sum((ys - data).^2), "y" => [ys[1, :], ys[2, :]],
-         "grad" => Dict("y0" => y_bar, "theta" => p_bar))
+         "truth" => fixed ? "discrete_frozen" : "exact", "loss" => plain(scale*sum((ys - data).^2)), "y" => [plain.(ys[1, :]), plain.(ys[2, :])],
+         "grad" => Dict("y0" => plain.(y_bar), "theta" => plain.(p_bar)))
 end
 problem = JSON.parse(read(stdin, String))
 get(problem["rhs"], "expr", nothing) == KNOWN && problem["loss"]["kind"] == "sumsq" || error("only Lotka-Volterra with squares for a loss")
