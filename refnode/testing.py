@@ -7,8 +7,8 @@
     check_jvp, check_vjp    jax.test_util.check_jvp, check_vjp
 
 PyTorch and JAX are imported when a function of theirs is checked, and not needed otherwise: where no automatic
-differentiation stands behind a function of NumPy arrays, its hand-written derivative is passed as ``grad=``,
-``jvp=`` or ``vjp=``, the latter two in the form ``jax.jvp`` and ``jax.vjp`` (and ``torch.func``) have:
+differentiation stands behind a function of NumPy arrays, its hand-written derivative is passed as ``jvp=`` or
+``vjp=``, in the form ``jax.jvp`` and ``jax.vjp`` (and ``torch.func``) have, or to `gradcheck` as ``grad=``:
 
     jvp(primals, tangents) -> (value, tangent)          vjp(*primals) -> (value, pullback)
 
