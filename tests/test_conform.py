@@ -144,6 +144,15 @@ def test_page_is_one_file_and_escapes(filled):
         assert f'class="{verdict}' in text
 
 
+def test_the_page_counts_gradients_not_cells(filled):
+    """An exception, a time-out and a crash are cells without a gradient."""
+    matrix, _ = filled
+    verdicts = [cell.verdict for cell in matrix.cells if cell.rtol == matrix.judged_at]
+    judged = sum(verdict in ("PASS", "FLOOR", "DEGRADED", "FAIL") for verdict in verdicts)
+    assert {"ERROR", "HANG", "CRASH", "FAIL", "PASS"} <= set(verdicts) and judged < len(verdicts)
+    assert f"Of {judged} gradients that were judged, <b>{verdicts.count('FAIL')} are wrong" in matrix_page.page(matrix)
+
+
 def test_tolerances_of_the_page_match_the_cells(filled):
     """The choice of a tolerance compares texts as JavaScript writes numbers."""
     matrix, _ = filled

@@ -21,6 +21,7 @@ VERDICTS = {
     "FAIL": "q > 1e5, or not finite, or of the wrong shape: a wrong gradient was returned",
 }
 ABSENT = ("UNSUPPORTED", "UNAVAILABLE", "UNTESTABLE")
+JUDGED = ("PASS", "FLOOR", "DEGRADED", "FAIL")         # a gradient came, and something can be said of it
 UNANSWERED = {"raised": "ERROR", "hung": "HANG", "crashed": "CRASH", "unsupported": "UNSUPPORTED",
               "unavailable": "UNAVAILABLE"}
 MOST_DIGITS = 16.0

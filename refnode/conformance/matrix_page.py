@@ -6,7 +6,7 @@ import html
 import json
 import math
 
-from refnode.conformance.cell import ABSENT, VERDICTS
+from refnode.conformance.cell import JUDGED, VERDICTS
 
 CSS = """
 :root{color-scheme:light dark;--ink:#1c2128;--soft:#59636e;--line:#d9dee4;--back:#fff;--card:#f6f8fa;--link:#0550ae;
@@ -145,7 +145,7 @@ def _escape(text):
 
 
 def _introduction(matrix):
-    judged = [cell for cell in matrix.cells if cell.rtol == matrix.judged_at and cell.verdict not in ABSENT]
+    judged = [cell for cell in matrix.cells if cell.rtol == matrix.judged_at and cell.verdict in JUDGED]
     wrong, silent = (sum(cell.verdict == "FAIL" for cell in judged), sum(cell.silent for cell in judged))
     return f"""<header><h1>Conformance matrix</h1>
 <p class="soft">{len(matrix.problems)} problems × {len(matrix.columns())} ways to differentiate a solve, in {len(matrix.tools)}
