@@ -7,7 +7,7 @@ import contextlib
 import os
 import time
 
-from refnode.beforehand import cache_takes_files, compiling, missing_drivers, prepare_next
+from refnode.beforehand import cache_takes_files, compiling, cycles_kept, missing_drivers, prepare_next
 
 GROUPS = (                  # the longest first
     ("refnode.sensitivity.through:through_tangent",
@@ -66,7 +66,7 @@ def compiled_beside(groups):
     if sum(map(len, missing)) < 2 or not cache_takes_files():
         yield lambda names: set(), lambda: None
         return
-    with compiling(missing, workers=min(max(usable_cpus() - 1, 1), MOST_WORKERS)) as (children, source):
+    with cycles_kept(), compiling(missing, min(max(usable_cpus() - 1, 1), MOST_WORKERS)) as (children, source):
         to_come = {name for group in missing for name in group}
 
         def awaited(names):

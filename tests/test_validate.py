@@ -1,5 +1,6 @@
 """`refnode validate`: what it plans, the verdicts it gives, and the wrong derivatives it must catch."""
 import contextlib
+import gc
 import importlib
 import pkgutil
 
@@ -355,6 +356,18 @@ def test_who_waits_takes_a_group_too(tmp_path, monkeypatch):
         assert beforehand.prepare_next(source) and prepared == ["probe:f", "probe:g"]
         assert beforehand.prepare_next(source) and prepared == ["probe:f", "probe:g", "probe:h"]
         assert not beforehand.prepare_next(source)
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_cycles_are_collected_again_behind_compiling(collecting):
+    (gc.enable if collecting else gc.disable)()
+    try:
+        with pytest.raises(KeyboardInterrupt), beforehand.cycles_kept():
+            assert not gc.isenabled()
+            raise KeyboardInterrupt
+        assert gc.isenabled() == collecting
+    finally:
+        gc.enable()
 
 
 def test_a_group_fits_its_record():
