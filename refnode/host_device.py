@@ -25,7 +25,7 @@ from numba.experimental import function_type
 from numba.extending import NativeValue, unbox
 
 from refnode.disk_cache import LazyCache, PackageCache
-from refnode.linked_bodies import LINKED
+from refnode.linked_bodies import LINKED, OF_A_DRIVER, OUTER
 
 OPTIONS = {"error_model": "numpy", "_nrt": False}
 INLINED = {**OPTIONS, "forceinline": True}      # of formulas into drivers: halves the time of a small solve
@@ -100,7 +100,7 @@ def inlined(function):
 
 
 def _formula(function, options):
-    compiled = njit(**options)(function)
+    compiled = njit(**options, **OUTER)(function)
     if not config.DISABLE_JIT:
         compiled.__class__, compiled.options = _Formula, options
     return compiled
@@ -185,7 +185,7 @@ class Driver:
 
 
 def _entry_point(function, signature, cache):
-    dispatcher = njit(**OPTIONS, no_cfunc_wrapper=True, nogil=True)(function)
+    dispatcher = njit(**OPTIONS, **OF_A_DRIVER, nogil=True)(function)
     dispatcher._cache = cache
     with warnings.catch_warnings():             # functions as arguments are "experimental" to Numba
         warnings.simplefilter("ignore", NumbaExperimentalFeatureWarning)

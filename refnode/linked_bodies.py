@@ -1,11 +1,13 @@
-"""Numba's compiler for functions that are only ever compiled into others.
+"""Numba's compiler for functions that are compiled into others, and for those they are compiled into.
 
 Numba optimises every function it compiles, emits machine code for it, and then links its optimised form into
 each caller, where all is optimised again: a loop around bodies within bodies is worked over once a level. Here
-what is compiled into something else is typed, lowered and linked, and what is around it, a driver or a
-right-hand side, is optimised and emitted, once. That halves the time in which they compile.
+what is compiled into something else is typed and lowered, no more, and what is around it, a driver or a
+right-hand side, links each body once, and is optimised and emitted, once. That halves the time in which they compile.
 """
+import llvmlite.binding as llvm
 from numba import _dynfunc
+from numba.core import config
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import PassManager, register_pass
@@ -13,14 +15,42 @@ from numba.core.typed_passes import NativeLowering
 
 
 class LinkedLibrary(JITCodeLibrary):
-    """Code to link into other libraries, as it was lowered."""
+    """Code to link into other libraries, as it was lowered, beside what it calls."""
 
-    def _optimize_final_module(self):
-        pass
+    def _optimize_functions(self, ll_module):
+        ll_module.data_layout = self._codegen._data_layout
 
-    def _finalize_final_module(self):
+    def finalize(self):
+        self._raise_if_finalized()
         self._finalize_dynamic_globals()
         self._finalized = True
+
+    def with_what_it_calls(self):
+        """All libraries that one which calls this must link."""
+        return [self, *dict.fromkeys(self._linking_libraries)]
+
+
+class OuterLibrary(JITCodeLibrary):
+    """Code that the others are linked into: LLVM inlines what must be inlined while it optimises, and not before."""
+
+    def tuning(self):
+        """What LLVM is to do."""
+        tuning = llvm.create_pipeline_tuning_options(speed_level=config.OPT)
+        tuning.loop_vectorization, tuning.slp_vectorization = config.LOOP_VECTORIZE, config.SLP_VECTORIZE
+        return tuning
+
+    def _optimize_final_module(self):
+        builder = llvm.create_pass_builder(self._codegen._tm, self.tuning())
+        builder.getModulePassManager().run(self._final_module, builder)
+
+
+class DriverLibrary(OuterLibrary):
+    """Loops are vectorised and no longer: the rest would be a third of a driver's code, for loops over short states."""
+
+    def tuning(self):
+        tuning = super().tuning()
+        tuning.loop_unrolling = tuning.loop_interleaving = False
+        return tuning
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)
@@ -36,7 +66,7 @@ class LinkedLowering(NativeLowering):
         lowered = state["cr"]
         entry = _dynfunc.make_function(lowered.fndesc.lookup_module(), lowered.fndesc.qualname, "", 0,
                                        lowered.env, (state.library,))
-        state.targetctx.insert_user_function(entry, lowered.fndesc, [state.library])
+        state.targetctx.insert_user_function(entry, lowered.fndesc, state.library.with_what_it_calls())
         if not state.flags.forceinline:
             body = state.library._final_module.get_function(lowered.fndesc.llvm_func_name)
             body.add_function_attribute("noinline")             # or LLVM inlines what is short before its loops unroll
@@ -44,15 +74,50 @@ class LinkedLowering(NativeLowering):
         return True
 
 
-class LinkedCompiler(CompilerBase):
-    """Numba's pipeline, with `LinkedLowering` in the place of its lowering."""
+@register_pass(mutates_CFG=True, analysis_only=False)
+class OuterLowering(NativeLowering):
+    """Lowering into an `OuterLibrary`."""
+
+    _name = "outer_lowering"
+    library = OuterLibrary
+
+    def run_pass(self, state):
+        state.library = self.library(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.library.enable_object_caching()
+        return super().run_pass(state)
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class DriverLowering(OuterLowering):
+    """Lowering into a `DriverLibrary`."""
+
+    _name = "driver_lowering"
+    library = DriverLibrary
+
+
+class _Compiler(CompilerBase):
+    """Numba's pipeline, with another lowering in the place of its own."""
 
     def define_pipelines(self):
-        manager = PassManager("linked")
-        manager.passes = [(LinkedLowering if step is NativeLowering else step, reason) for step, reason
+        manager = PassManager(self.lowering._name)
+        manager.passes = [(self.lowering if step is NativeLowering else step, reason) for step, reason
                           in DefaultPassBuilder.define_nopython_pipeline(self.state).passes]
         manager.finalize()
         return [manager]
 
 
+class LinkedCompiler(_Compiler):
+    lowering = LinkedLowering
+
+
+class OuterCompiler(_Compiler):
+    lowering = OuterLowering
+
+
+class DriverCompiler(_Compiler):
+    lowering = DriverLowering
+
+
 LINKED = {"pipeline_class": LinkedCompiler, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+OUTER = {"pipeline_class": OuterCompiler, "no_cfunc_wrapper": True}
+OF_A_DRIVER = {"pipeline_class": DriverCompiler, "no_cfunc_wrapper": True}
