@@ -16,6 +16,14 @@ from numba.core.typed_passes import NativeLowering
 class LinkedLibrary(JITCodeLibrary):
     """Code to link into other libraries, as it was lowered, beside what it calls."""
 
+    is_outlined = False
+
+    def add_ir_module(self, ir_module):
+        for function in ir_module.functions:
+            if self.is_outlined and not function.is_declaration:
+                function.attributes.add("noinline")             # or LLVM inlines what is short before its loops unroll
+        super().add_ir_module(ir_module)
+
     def _optimize_functions(self, ll_module):
         ll_module.data_layout = self._codegen._data_layout
 
@@ -60,15 +68,12 @@ class LinkedLowering(NativeLowering):
 
     def run_pass(self, state):
         state.library = LinkedLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
-        state.flags.no_compile = True
+        state.library.is_outlined, state.flags.no_compile = not state.flags.forceinline, True
         super().run_pass(state)
         lowered = state["cr"]
         entry = _dynfunc.make_function(lowered.fndesc.lookup_module(), lowered.fndesc.qualname, "", 0,
                                        lowered.env, (state.library,))
         state.targetctx.insert_user_function(entry, lowered.fndesc, state.library.with_what_it_calls())
-        if not state.flags.forceinline:
-            body = state.library._final_module.get_function(lowered.fndesc.llvm_func_name)
-            body.add_function_attribute("noinline")             # or LLVM inlines what is short before its loops unroll
         state["cr"] = lowered._replace(cfunc=entry)
         return True
 
