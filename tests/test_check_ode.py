@@ -10,7 +10,7 @@ import pytest
 import refnode
 from refnode.conformance import score
 from refnode.conformance.behaviour import TOLERANCES
-from refnode.conformance.check_ode import QUANTITIES, case_of, checked_quantities
+from refnode.conformance.check_ode import QUANTITIES, call_text, case_of, checked_quantities
 from refnode.conformance.metamorphic import TRANSFORMATIONS, renamed
 from refnode.conformance.ode_reference import Inputs, certified_reference, own_reference
 from refnode.conformance.wrong_adjoints import WRONG_ADJOINTS, adjoint_answer
@@ -278,7 +278,13 @@ def test_the_text_of_a_failure():
         assert re.search(rf"^  {key} ", text, re.MULTILINE)
     assert "reference vs finite differences" in text and "WITHOUT the jumps" in text and "20 interior" in text
     assert "Fix: stop the backward solve at every observation" in text
-    assert f"refnode check --problem {LOTKA_VOLTERRA} answer.json" in text
+    assert f"reproduce  refnode.check_ode('{LOTKA_VOLTERRA}', answer)" in text
+
+
+def test_what_repeats_a_check_names_problem_and_program():
+    assert call_text(PENDULUM, {"loss": 1.0}) == f"refnode.check_ode('{PENDULUM}', answer)"
+    assert call_text(record(PENDULUM), adjoint_answer) == f"refnode.check_ode('{PENDULUM}', adjoint_answer)"
+    assert call_text(CATALOGUE["pendulum"], adjoint_answer) == "refnode.check_ode(problem, adjoint_answer)"
 
 
 def test_the_report_as_data(right):

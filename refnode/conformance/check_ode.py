@@ -53,10 +53,16 @@ def check_ode(problem, answer, *, quantities=QUANTITIES, truth="auto", rtol=None
         The answer is one to another problem, by its ``problem_sha256``.
     """
     case = case_of(problem, checked_quantities(quantities), checked_truth(truth), rtol)
-    if callable(answer):
-        return check_program(case, answer, diagnose, executor)
-    judged = case.judged(answer)
-    return case.report(judged, diagnose)
+    report = (check_program(case, answer, diagnose, executor) if callable(answer)
+              else case.report(case.judged(answer), diagnose))
+    report.settings["command"] = call_text(problem, answer)
+    return report
+
+
+def call_text(problem, answer):
+    """What repeats a check, by the names that the reader knows."""
+    name = problem if isinstance(problem, str) else getattr(problem, "id", None)
+    return f"refnode.check_ode({repr(name) if name else 'problem'}, {getattr(answer, '__name__', 'answer')})"
 
 
 def checked_quantities(quantities):

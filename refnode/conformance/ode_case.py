@@ -166,8 +166,7 @@ class Case:
         truth = truth or ("exact" if verdict == "PASS" else "none")
         level = judged.level
         settings = {"rtol": self.rtol, "tolerance": level.tolerance, "atol": level.atol, "kappa": level.kappa,
-                    "accepted": level.accepted, "refused": level.refused, "reason": level.reason, "seed": 0,
-                    "command": f"refnode check --problem {self.problem.name} answer.json"}
+                    "accepted": level.accepted, "refused": level.refused, "reason": level.reason, "seed": 0}
         return OdeReport(verdict, self.problem.name, judged.answer.tool, components, _unique(checks), list(findings), truth,
                          judged.error, judged.score, self.reference.source, [*judged.notes, *notes], settings)
 

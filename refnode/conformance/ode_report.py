@@ -116,7 +116,8 @@ class OdeReport:
         if self.checks:
             yield "evidence", " · ".join(check.summary for check in self.checks)
         yield from self._advice()
-        yield "reproduce", self.settings.get("command", f"refnode check --problem {self.problem} answer.json")
+        if "command" in self.settings:
+            yield "reproduce", self.settings["command"]
         yield "", f"reference: {self.reference}; {versions()}" if self.reference else versions()
 
     def _advice(self):
