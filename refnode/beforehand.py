@@ -30,13 +30,17 @@ def prepare(name):
 def prepare_all():
     """`prepare` one group of names after another from standard input, until there is none left.
 
-    Behind the process that waits for them, which has work of its own.
     """
-    if hasattr(os, "nice"):
-        os.nice(5)
+    step_back()
     with cycles_kept():
         while prepare_next(sys.stdin.fileno()):
             pass
+
+
+def step_back():
+    """Go behind the process that waits for this one, which has work of its own."""
+    if hasattr(os, "nice"):
+        os.nice(5)
 
 
 @contextlib.contextmanager
@@ -83,13 +87,23 @@ def compiling(groups, workers=1):
     Yields them, and the pipe that the groups come from: who has nothing else to do takes one by `prepare_next`. What
     they fail to do is done where it is needed.
     """
+    with processes(COMPILE, [" ".join(group).encode().ljust(RECORD) for group in groups], workers) as started:
+        yield started
+
+
+@contextlib.contextmanager
+def processes(command, records, workers):
+    """Python processes that take the records of a pipe, their standard input, between them; they are not left behind.
+
+    Yields them, at most one a record, and the pipe, of which whoever started them may take records as well.
+    """
     path = os.pathsep.join([str(package_root().parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     source, sink = os.pipe()
-    os.write(sink, b"".join(" ".join(group).encode().ljust(RECORD) for group in groups))
+    os.write(sink, b"".join(records))
     os.close(sink)
-    children = [subprocess.Popen([sys.executable, "-P", "-c", COMPILE], stdin=source, stdout=subprocess.DEVNULL,
+    children = [subprocess.Popen([sys.executable, "-P", "-c", command], stdin=source, stdout=subprocess.DEVNULL,
                                  stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": path})
-                for _ in range(min(workers, len(groups)))]
+                for _ in range(min(workers, len(records)))]
     try:
         yield children, source
     finally:

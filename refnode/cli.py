@@ -99,7 +99,7 @@ def run_validate(options):
                                 cuda_device.chosen_device(options.device))
     require_folder(options.output)
     progress = table.Progress(quiet=options.quiet)
-    outcome = validate.run(selection, progress)
+    outcome = validate.run(selection, progress, validate.workers_for(selection))
     colour = table.wants_colour(sys.stdout)
     for line in table.table_lines(outcome, colour=colour, quiet=options.quiet):
         print(line)

@@ -52,6 +52,11 @@ def usable_cpus():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
+def spare_cpus():
+    """Processors that other processes may use beside this one."""
+    return min(usable_cpus() - 1, MOST_WORKERS)
+
+
 @contextlib.contextmanager
 def compiled_beside(groups):
     """While the body runs, processes fill the disk cache with the drivers it lacks, in the order of the groups.
@@ -66,7 +71,7 @@ def compiled_beside(groups):
     if sum(map(len, missing)) < 2 or not cache_takes_files():
         yield lambda names: set(), lambda: None
         return
-    with cycles_kept(), compiling(missing, min(max(usable_cpus() - 1, 1), MOST_WORKERS)) as (children, source):
+    with cycles_kept(), compiling(missing, max(spare_cpus(), 1)) as (children, source):
         to_come = {name for group in missing for name in group}
 
         def awaited(names):

@@ -5,9 +5,10 @@ each caller, where all is optimised again: a loop around bodies within bodies is
 what is compiled into something else is typed and lowered, no more, and what is around it, a driver or a
 right-hand side, links each body once, and is optimised and emitted, once. That halves the time in which they compile.
 """
+import llvmlite.binding as llvm
 from numba import _dynfunc
 from numba.core import config
-from numba.core.codegen import JITCodeLibrary, ll as llvm
+from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import PassManager, register_pass
 from numba.core.typed_passes import NativeLowering

@@ -12,6 +12,7 @@ import numpy as np
 
 from refnode import cuda_device, drivers
 from refnode._version import __version__
+from refnode.beforehand import cache_takes_files
 from refnode.errors import InvalidInputError
 from refnode.evidence.device_claims import device_rows
 from refnode.evidence.field_claims import field_rows
@@ -22,6 +23,7 @@ from refnode.evidence.row import GROUPS, VERDICTS, Row
 from refnode.evidence.stepper_claims import stepper_rows
 from refnode.evidence.subjects import PLAIN_PYTHON, fields, methods, problems
 from refnode.sensitivity.recipes import RECIPES
+from refnode.shared_work import shared
 from refnode.steppers.tableaus import TABLEAUS
 
 QUICK_PROBLEMS = ("linear", "forced_oscillator", "lotka_volterra", "mlp")
@@ -134,26 +136,51 @@ class Outcome:
         return f"{len(self.rows)} rows: {counts}, {self.count('ERROR')} ERROR in {seconds or self.seconds:.1f} s"
 
 
-def run(selection, progress=lambda done, total, what, rows: None):
+def run(selection, progress=lambda done, total, what, rows: None, workers=0):
     """Gather all rows; ``progress`` is called before every task and at the end.
 
-    Drivers that are not in the cache are compiled meanwhile; what needs none of those to come is gathered first.
+    Drivers that are not in the cache are compiled meanwhile; what needs none of those to come is gathered first. When
+    all are there, ``workers`` other processes gather, too.
     """
     started, plan, gathered = time.perf_counter(), tasks(selection), {}
     so_far = lambda: [row for number in sorted(gathered) for row in gathered[number]]
+    left = lambda: [number for number in range(len(plan)) if number not in gathered]
+    tell = lambda what: progress(len(gathered), len(plan), what, so_far())
+
+    def gather(number):
+        tell(f"{plan[number].group}: {plan[number].name}")
+        gathered[number] = plan[number].rows()
+
     with drivers.compiled_beside(drivers.GROUPS + drivers.SECOND_ORDER_GROUPS) as (awaited, help_out):
-        while left := [number for number in range(len(plan)) if number not in gathered]:
-            ready = next((number for number in left if not awaited(plan[number].needs)), None)
+        while left() and (to_come := awaited(drivers.ALL_DRIVERS)):
+            ready = next((number for number in left() if not awaited(plan[number].needs)), None)
             if ready is None:
-                what = f"compiling solvers, once: {len(awaited(drivers.ALL_DRIVERS))} to come"
-                progress(len(gathered), len(plan), what, so_far())
+                tell(f"compiling solvers, once: {len(to_come)} to come")
                 help_out()
             else:
-                progress(len(gathered), len(plan), f"{plan[ready].group}: {plan[ready].name}", so_far())
-                gathered[ready] = plan[ready].rows()
-    progress(len(plan), len(plan), "done", so_far())
+                gather(ready)
+    with shared("refnode.validate:gatherers", selection, left(), workers) as (take, results):
+        while (number := take()) is not None:
+            gather(number)
+            gathered.update(results())
+        if left():
+            tell("waiting for the last rows")
+            gathered.update(results(waiting=True))
+    for number in left():
+        gather(number)
+    tell("done")
     rows = sorted(so_far(), key=lambda row: list(GROUPS).index(row.group))
     return Outcome(rows, selection, time.perf_counter() - started, facts(selection))
+
+
+def gatherers(selection):
+    """What gathers the rows of each of the `tasks`."""
+    return [task.rows for task in tasks(selection)]
+
+
+def workers_for(selection):
+    """How many other processes may gather rows: one for each further processor, if they find what is compiled."""
+    return drivers.spare_cpus() if selection.device == "cpu" and cache_takes_files() else 0
 
 
 def facts(selection):

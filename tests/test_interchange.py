@@ -60,6 +60,14 @@ def test_every_reference_problem_comes_back(id, suffix, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["json", "npz"])
+def test_objects_without_entries_come_back(suffix, tmp_path):
+    """They count in the hash, which would not fit otherwise."""
+    path, problem = tmp_path / f"problem.{suffix}", problem_file.checked_problem({**SMALL, "names": {}})
+    problem_file.write_problem(problem, path)
+    assert problem_file.read_problem(path) == problem
+
+
+@pytest.mark.parametrize("suffix", ["json", "npz"])
 def test_answers_come_back_non_finite_numbers_too(suffix, tmp_path):
     path = tmp_path / f"answer.{suffix}"
     answer_file.write_answer(ANSWER, path)

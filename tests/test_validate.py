@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import refnode
-from refnode import beforehand, drivers, validate
+from refnode import beforehand, drivers, shared_work, validate
 from refnode.drivers import ALL_DRIVERS
 from refnode.errors import InvalidInputError
 from refnode.evidence import gradient_claims, hessian_claims, mutants, reversible_claims, stepper_claims, through_claims
@@ -124,6 +124,32 @@ def test_the_same_seed_gives_the_same_numbers(outcome):
     assert again.rows == outcome.rows
     other = validate.run(validate.select(**SMALL, seed=1))
     assert other.rows != outcome.rows and verdicts(other.rows) == {"PASS"}
+
+
+def test_rows_gathered_by_two_processes_are_those_of_one(outcome):
+    """With the numbers told here, and in the same order; SMALL has rows of every group, and NaN among their numbers."""
+    looks = []
+    beside = validate.run(validate.select(**SMALL), lambda done, total, what, rows: looks.append(what), workers=1)
+    assert list(map(repr, beside.rows)) == list(map(repr, outcome.rows))
+    assert looks[-1] == "done" and len(looks) <= len(validate.tasks(validate.select(**SMALL))) + 2
+
+
+@pytest.mark.parametrize("command", ["import os; os.read(0, 8); os._exit(1)", "raise SystemExit(1)"])
+def test_what_a_process_takes_and_does_not_do_is_done_here(monkeypatch, outcome, command):
+    monkeypatch.setattr(shared_work, "SERVE", command)
+    beside = validate.run(validate.select(**SMALL), workers=1)
+    assert list(map(repr, beside.rows)) == list(map(repr, outcome.rows))
+
+
+def test_other_processes_do_work_and_are_gone_afterwards():
+    """All three numbers are left to them."""
+    selection = validate.select("cosine_relaxation", "rk4", "discrete")
+    plan = validate.tasks(selection)
+    with shared_work.shared("refnode.validate:gatherers", selection, [2, 0, 1], 2) as (take, results):
+        done = results(waiting=True)
+        assert take() is None and results() == {}
+    assert list(done.keys() ^ {0, 1, 2}) == []
+    assert all(repr(done[number]) == repr(plan[number].rows()) for number in done)
 
 
 def wrong_vjp(t, y, theta, tape, dy_bar, t_bar, y_bar, theta_bar):

@@ -1,19 +1,21 @@
 """The same content as nested values and as flat arrays: {"loss": {"data": ...}} is the array "loss/data".
 
 A list of numbers or strings is one array, a list of objects has its indices as steps ("rhs/pieces/0/expr"), and null is
-an empty array of booleans, of which JSON content has none.
+an empty array of booleans, of which JSON content has none; one with two dimensions is an object without entries.
 """
 import numpy as np
 
 from refnode.errors import ProblemFileError
 from refnode.interchange.safe_reading import shown
 
-NULL = np.empty(0, dtype=bool)
+NULL, NOTHING_INSIDE = np.empty(0, dtype=bool), np.empty((0, 0), dtype=bool)
 
 
 def arrays_from(content, prefix=""):
     """{key path: array} of nested dicts, lists, numbers, strings, booleans and None."""
     if isinstance(content, dict):
+        if not content and prefix:
+            return {prefix: NOTHING_INSIDE}
         entries = content.items()
     elif isinstance(content, list) and not _is_array(content):
         entries = enumerate(content)
@@ -58,8 +60,8 @@ def nested_from(arrays, source):
 
 
 def _value_of(array, place):
-    if array.dtype == bool and array.shape == (0,):
-        return None
+    if array.dtype == bool and array.size == 0:
+        return None if array.ndim == 1 else {}
     try:
         value = array.tolist()
     except (ValueError, SystemError, OverflowError) as error:         # code points that are none
