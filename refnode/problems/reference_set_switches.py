@@ -10,7 +10,7 @@ from refnode.fields.switched import (
 from refnode.problems.reference_problem import dyadic, expr, linear, reference
 
 ALL = ("jvp", "vjp", "hvp")
-REFUSED = "; refnode has no derivatives through such a switch yet, and refuses them."
+REFUSED = "; refnode refuses a derivative through such a switch, other than piece by piece (`piecewise_gradient`)."
 
 
 def pieces(first, second, time=None, state=None):
