@@ -36,6 +36,16 @@ def solved_to_switch(task, y0, theta, method="RK45", rtol=1e-10, atol=1e-12, num
     return (end if kind == "time" else float(result.t_events[0][0])), result.y[:, -1].copy(), result.nfev
 
 
+def rows_of_pieces(task, y0, theta):
+    """Which times of ``task.grid`` behind t0 are in every piece, as arrays of rows; by `solve_ivp`."""
+    _, switches = all_pieces(NUMPY, task.problem["rhs"], task.n)
+    ends, t, y = [1], None, y0
+    for number in range(len(switches)):
+        t, y, _ = solved_to_switch(task, y, theta, number=number, t_start=t)
+        ends.append(max(1, len(around_switch(task, t)[0])))
+    return [np.arange(*span) for span in zip(ends, [*ends[1:], len(task.grid)])]
+
+
 def solved_in_pieces(task, y0, theta, method="RK45", rtol=1e-10, atol=1e-12):
     """(states at ``task.grid``, one row a time; evaluations) by `solve_ivp`, stopped at every switch and started again."""
     from scipy.integrate import solve_ivp
