@@ -127,9 +127,10 @@ def _right_hand_side(rhs):
     if "expr" in rhs:
         return [(f"dy[{i}]/dt", _shortened(text)) for i, text in enumerate(rhs["expr"])]
     if "pieces" in rhs:
-        (kind, where), = rhs["switch"].items()
-        return [("rhs", f"before {kind} {where}: {', '.join(rhs['pieces'][0]['expr'])}"),
-                ("", f"after: {', '.join(rhs['pieces'][1]['expr'])}")]
+        from refnode.problems.reference_problem import switches_of
+        ends = [f"before {kind} {where}" for switch in switches_of(rhs) for kind, where in switch.items()]
+        return [("" if number else "rhs", f"{end}: {', '.join(piece['expr'])}")
+                for number, (end, piece) in enumerate(zip([*ends, "after"], rhs["pieces"]))]
     return [("rhs", str(rhs))]
 
 

@@ -55,8 +55,10 @@ def random_points(name, n, p, count=5):
     sample = [random_point(rng, n, p) for _ in range(count)]
     for point in sample if name in SIGNED else []:
         point.theta = 0.7 * rng.standard_normal(p)
-    for point in sample[1::2] if name == "bounce" else []:     # behind the bounce
+    for point in sample[1::2] if name in ("bounce", "bounces") else []:     # behind the bounce
         point.y = -point.y
+    for k, point in enumerate(sample if name == "bounces" else []):         # before and behind the marks in time
+        point.t = 0.5 + 2.5 * (k % 4 >= 2)
     return sample
 
 

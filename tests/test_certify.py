@@ -192,7 +192,8 @@ def test_sets_do_not_wrap():
 QUICK = sweeps.Settings(order=20, bits=120, digits=60)
 SHOWN = ("logistic/hessian", "exponential_decay/mixed_loss", "exponential_decay/observed_at_start", "outflow/first_step",
          "linear_density/liouville", "twin_growth/gap_2m10", "regulator/backwards", "kink_forcing/ramp", "step_forcing/dose",
-         "state_rate/threshold", "timed_fall/event_time", "timed_decay/observed_at_event", "bounce/once")
+         "state_rate/threshold", "timed_fall/event_time", "timed_decay/observed_at_event", "bounce/once",
+         "bounce/thrice")
 
 
 def proven(id):

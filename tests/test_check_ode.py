@@ -16,6 +16,7 @@ from refnode.conformance.ode_reference import Inputs, certified_reference, own_r
 from refnode.conformance.wrong_adjoints import WRONG_ADJOINTS, adjoint_answer
 from refnode.errors import GradientMismatch, InvalidInputError, InvalidTypeError, ProblemFileError
 from refnode.problems.catalogue import CATALOGUE
+from refnode.problems.certified import certified
 from refnode.problems.reference_set import REFERENCE_PROBLEMS
 
 LOTKA_VOLTERRA, PENDULUM, LOGISTIC, FLOOR, LINEAR = (
@@ -254,6 +255,31 @@ def test_transformed_problems_have_the_answers_they_say(test):
             assert np.allclose(yours, expected, rtol=0, atol=3e-6 * np.max(np.abs(expected), initial=0.0) + 1e-300)
         assert answer["loss"] == pytest.approx(loss, rel=1e-6)
     assert applied
+
+
+def rewritten(id, test):
+    """(error of the right program's gradient on the transformed problem, the transformed problem); None where it does not apply."""
+    data, truth = record(id).to_dict(), certified(id).values
+    found = test.apply(data, {"y0": truth["grad_y0"], "theta": truth["grad_theta"]}, float(truth["loss"]))
+    return None if found is None else (error_of(adjoint_answer({**found[0], "sha256": None}, 1e-10, 1e-10), *found[1:]), found[0])
+
+
+def error_of(answer, gradient, loss):
+    """The largest error of the gradient and the loss, each in its size."""
+    errors = [np.max(np.abs(np.array(answer["grad"][key])[:len(value)] - value)) / np.max(np.abs(value)) for key, value in gradient.items()]
+    return max(*errors, abs(answer["loss"] / loss - 1.0))
+
+
+@pytest.mark.parametrize("id", ["state_rate/threshold", "timed_fall/event_time", "bounce/once", "bounce/thrice"])
+def test_switches_by_the_state_are_rewritten_with_the_rates(id):
+    """Each applies; the adjoint at 1e-10 confirms what it claims to 1e-8; and a switch left as it was is seen."""
+    for test in TRANSFORMATIONS[-4:]:
+        error, data = rewritten(id, test)
+        assert error <= 1e-8, test.name
+        if test.shows == "absolute_tolerance_on_adjoint" and id in ("state_rate/threshold", "timed_fall/event_time"):
+            left = {**data, "rhs": {**data["rhs"], "switch": record(id).rhs["switch"]}}     # a threshold in the old unit
+            assert abs(adjoint_answer({**left, "sha256": None}, 1e-10, 1e-10)["loss"] / float(certified(id).values["loss"]) - 1.0) > 1e-3
+    assert rewritten("step_forcing/dose", TRANSFORMATIONS[-1]) is None          # by the time
 
 
 def test_renamed_leaves_the_rest():

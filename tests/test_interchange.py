@@ -21,11 +21,13 @@ from refnode.interchange.json_text import json_text
 from refnode.interchange.npz_members import archive_of
 from refnode.own_answer import answer_of
 from refnode.problems.problem_of_data import DataProblem, problem_of
+from refnode.problems.reference_problem import switches_of
 from refnode.problems.reference_set import REFERENCE_PROBLEMS
 
 LOTKA = "lotka_volterra/obs21"
 SMALL = {"format": "refnode.problem", "version": 1, "rhs": {"expr": ["-theta[0]*y[0]"]}, "t0": 0, "t1": 1.5, "y0": [2], "theta": [0.5],
          "ts": [0.5, 1.5], "loss": {"kind": "sumsq", "data": [[1, 0.25]]}}
+ONE = {"expr": ["1"]}
 ANSWER = {"format": "refnode.answer", "version": 1, "problem_sha256": "0" * 64, "y": [[1.0, math.nan]], "loss": math.inf,
           "grad": {"y0": [-math.inf], "theta": [0.1]}, "error": None}
 
@@ -301,6 +303,12 @@ def changed(**changes):
     (changed(rhs={"mlp": {"layers": [1, 0, 1], "act": "tanh"}}), "at /rhs/mlp/layers/1: expected a number of at least 1"),
     (changed(rhs={"pieces": [{"expr": ["1"]}], "switch": {"time": "theta[0]"}}), "at /rhs/pieces: expected at least 2 entries"),
     (changed(rhs={"pieces": [{"expr": ["1"]}, {"expr": ["2"]}], "switch": {"time": "theta[1]"}}), "at /rhs/switch/time: theta[1]"),
+    (changed(rhs={"pieces": [ONE, ONE, ONE], "switch": {"time": "1"}}), "at /rhs/pieces: expected 2 entries, found 3"),
+    (changed(rhs={"pieces": [ONE, ONE], "switch": [{"time": "1"}, {"state": "y[0]"}]}), "at /rhs/pieces: expected 3 entries, found 2"),
+    (changed(rhs={"pieces": [ONE, ONE], "switch": [{"time": "1"}]}), "at /rhs/switch: expected "),
+    (changed(rhs={"pieces": [ONE, ONE, ONE], "switch": [{"time": "1"}, {"state": "y[1]"}]}), "at /rhs/switch/1/state: y[1]"),
+    (changed(rhs={"pieces": [ONE, ONE, ONE], "switch": [{"time": "1"}, {"place": "y[0]"}]}), "at /rhs/switch/1"),
+    (changed(rhs={"pieces": [ONE] * 34, "switch": [{"time": "1"}] * 33}), "at /rhs/pieces: 34 entries, at most 33"),
     (changed(names={"y": ["a", "b"]}), "at /names/y: expected 1 entries"),
     (changed(seeds={"cotangent": [[1.0]]}), "at /seeds/cotangent/0: expected 2 numbers"),
     (changed(hvp_direction={"y0": [1.0], "theta": []}), "at /hvp_direction/theta: expected 1"),
@@ -461,6 +469,20 @@ def test_a_changed_reference_problem_is_a_problem_of_its_own():
     data = {k: v for k, v in data_of(LOTKA).items() if k != "sha256"} | {"theta": [1.25, 1.0, 3.0, 1.0]}
     problem = DataProblem(data)
     assert problem.record is None and problem.kappa is None and problem.id == f"{LOTKA} (of your own)"
+
+
+@pytest.mark.parametrize("suffix", ["json", "npz"])
+def test_several_switches_come_back_as_they_were(suffix, tmp_path):
+    data = data_of("bounce/thrice")
+    problem_file.write_problem(data, tmp_path / f"a.{suffix}")
+    found = problem_file.read_problem(tmp_path / f"a.{suffix}")
+    assert found == problem_file.checked_problem(data) and [*map(list, found["rhs"]["switch"])] == [["state"]] * 3
+    assert switches_of(found["rhs"]) == found["rhs"]["switch"]
+
+
+def test_one_switch_is_a_list_of_one_and_its_file_is_as_before():
+    assert switches_of(data_of("bounce/once")["rhs"]) == [{"state": "-y[0]"}] and switches_of(data_of("pendulum/swing")["rhs"]) == []
+    assert data_of("bounce/once")["sha256"] == "3edd8de62e59354c5846323d8cc5ad9a21ed542d78a3fa79c44181588e9cd6b6"
 
 
 def test_a_switch_of_ones_own_is_refused():

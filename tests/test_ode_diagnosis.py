@@ -26,6 +26,7 @@ BY_VALUE = {
     "parameter_captured": "forced_oscillator/late_start", "component_term_dropped": "sir/outbreak",
     "stops_at_first_observation": "pendulum/swing", "first_nan": "pendulum/swing",
     "switch_time_ignored": "time_rate/switch", "state_switch_ignored": "state_rate/threshold",
+    "one_switch_ignored": "bounce/thrice",
     "time_cast_to_single": "forced_oscillator/time_2p20",
 }
 BY_BEHAVIOUR = {
@@ -149,7 +150,7 @@ def test_every_mistake_of_the_programs_is_in_the_dictionary():
 # --- no right gradient is -----------------------------------------------------------------------------
 
 @pytest.mark.parametrize("id", ["twin_growth/uncontrolled_tangent", "lotka_volterra/running_cost", "time_rate/switch",
-                                "state_rate/threshold", "lotka_volterra/loss_2m30", "mlp/2_16_2", "lorenz/t5"])
+                                "state_rate/threshold", "bounce/thrice", "lotka_volterra/loss_2m30", "mlp/2_16_2", "lorenz/t5"])
 def test_the_right_program_is_never_flagged(id):
     report = refnode.check_ode(id, adjoint_answer(data_of(id), TOLERANCE, TOLERANCE))
     assert report.verdict == "PASS" and report.diagnosis == [], str(report)

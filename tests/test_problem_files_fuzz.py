@@ -39,7 +39,7 @@ ANSWER = {"format": "refnode.answer", "version": 1, "problem_sha256": "0" * 64, 
 @functools.cache
 def originals():
     """Whole problems and an answer, with every form of right-hand side, loss and solver among them."""
-    ids = ("lotka_volterra/obs21", "lotka_volterra/running_cost", "mlp/2_16_2", "kink_forcing/ramp", "logistic/hessian")
+    ids = ("lotka_volterra/obs21", "lotka_volterra/running_cost", "mlp/2_16_2", "kink_forcing/ramp", "logistic/hessian", "bounce/thrice")
     problems = [checked_problem(REFERENCE_PROBLEMS[id].to_dict()) for id in ids]
     seeds = {"cotangent": [[1.0]], "tangent_y0": [1.0], "tangent_theta": [0.5, 0.25]}
     problems[4] = checked_problem({**{k: v for k, v in problems[4].items() if k != "sha256"}, "seeds": seeds,

@@ -13,13 +13,15 @@ import pytest
 
 import cases
 from refnode.errors import InvalidInputError, MissingDerivativeError
+from refnode.fields import bouncing
 from refnode.fields.classical import CLASSICAL
 from refnode.fields.expressions import checked_tree
 from refnode.fields.reference_fields import REFERENCE_FIELDS
 from refnode.interchange.canonical_json import problem_sha256
 from refnode.losses import scaled, sum_of_squares
+from refnode.problems.certified import certified
 from refnode.problems.reference_losses import FINAL, RUNNING, loss_of
-from refnode.problems.reference_problem import direction, reference, without
+from refnode.problems.reference_problem import direction, reference, switches_of, without
 from refnode.problems.reference_set import MODULES, REFERENCE_PROBLEMS
 from refnode.problems.reference_set_networks import congruence, density_texts, integer_weights
 from refnode.problems.reference_solutions import RUNNING_FORMS, solution_texts
@@ -35,7 +37,7 @@ MISTAKES = set("""sign factor_two factor_half mean_for_sum interior_jumps_missin
     permuted_parameters component_term_dropped single_precision low_order_interpolation backsolve_drift
     uncontrolled_tangent error_independent_of_tolerance first_nan t0_gradient_sign t1_gradient_missing
     differentiated_step_control step_heuristic_leak quadrature_not_controlled switch_time_ignored state_switch_ignored
-    absolute_tolerance_on_adjoint hidden_forcing batch_dilution stops_at_first_observation time_cast_to_single
+    one_switch_ignored absolute_tolerance_on_adjoint hidden_forcing batch_dilution stops_at_first_observation time_cast_to_single
     zero_gradient parameter_captured""".split())
 ANTI_TRAPS = {"sine_decay/floor"}
 
@@ -189,14 +191,34 @@ def points_of(record, count=12):
     for _ in range(count):
         t = rng.uniform(*sorted((record.t0, record.t1)))
         y, theta = (np.where(np.array(x) == 0.0, 1.0, x) * rng.uniform(0.5, 1.5, len(x)) for x in (record.y0, record.theta))
-        yield t, y * rng.choice([-1.0, 0.0625, 1.0]) if "pieces" in record.rhs else y, theta        # both pieces are met
+        y = y * rng.choice([-1.0, 0.0625, 1.0]) if "pieces" in record.rhs else y                    # both pieces are met
+        yield t, y if is_in_piece(record, t, y, theta) else -y, theta
+
+
+def piece_at(record, t):
+    """The number of the piece at a time of the solution, by the proven times of several switches."""
+    return int(np.searchsorted(certified(record.id).values["event_time"], t))
+
+
+def is_in_piece(record, t, y, theta):
+    """Whether y is on the side of the switches on which the solution is at t, where there are several."""
+    if len(switches_of(record.rhs)) < 2:
+        return True
+    k, last = piece_at(record, t), len(record.rhs["switch"]) - 1
+    value, = evaluate_texts([record.rhs["switch"][min(k, last)]["state"]], t, y, theta)
+    return (value < 0.0) == (k <= last)
+
+
+def rhs_at(record, t):
+    """The right-hand side, or its piece at a time of the solution: which of more than two holds, no point tells."""
+    return record.rhs["pieces"][piece_at(record, t)] if len(switches_of(record.rhs)) > 1 else record.rhs
 
 
 @every_record
 def test_field_equals_rhs(record):
     """To the roundings of some tens of operations, of each component's own terms or of the largest component."""
     for t, y, theta in points_of(record):
-        expected = evaluate_rhs(record.rhs, t, y, theta)
+        expected = evaluate_rhs(rhs_at(record, t), t, y, theta)
         found = record.field(t, y, theta)
         sizes = np.abs(expected) + 16.0 * np.abs(y) * np.max(np.abs(expected / np.where(y == 0.0, 1.0, y)))
         assert np.all(np.abs(found - expected) <= 64 * cases.EPS * np.maximum(sizes, 1e-300))
@@ -206,7 +228,7 @@ def test_field_equals_rhs(record):
 def test_a_field_with_another_sign_or_index_is_told_from_its_rhs(record):
     """The test above sees a permutation of theta, and a part of the right-hand side that is 1e-10 off."""
     t, y, theta = next(points_of(record))
-    expected = evaluate_rhs(record.rhs, t, y, theta)
+    expected = evaluate_rhs(rhs_at(record, t), t, y, theta)
     assert np.any(np.abs(record.field(t, y, theta * (1.0 + 1e-10)) - expected) > 1e-13 * np.abs(expected))
     if theta.size > 1:
         assert np.any(record.field(t, y, np.roll(theta, 1)) != expected)
@@ -214,7 +236,9 @@ def test_a_field_with_another_sign_or_index_is_told_from_its_rhs(record):
 
 def test_both_pieces_are_met():
     for record in RECORDS:
-        if "pieces" in record.rhs:
+        if len(switches_of(record.rhs)) > 1:
+            assert {piece_at(record, t) for t, _, _ in points_of(record)} == set(range(len(record.rhs["pieces"])))
+        elif "pieces" in record.rhs:
             kind, text = next(iter(record.rhs["switch"].items()))
             values = [(evaluate_texts([text], t, y, theta)[0], t) for t, y, theta in points_of(record)]
             assert len({t < value if kind == "time" else value < 0.0 for value, t in values}) == 2, record.id
@@ -328,6 +352,15 @@ def test_observations_make_the_end_time_an_input_of_no_loss():
     zeros = {record.id for record in RECORDS if "t1" in record.zero}
     assert "lotka_volterra/obs21" in zeros and "lotka_volterra/terminal" not in zeros
     assert "lotka_volterra/running_cost" not in zeros and "exponential_decay/mixed_loss" not in zeros
+
+
+def test_a_field_of_several_pieces_is_another_one_in_each():
+    """Every pair of neighbouring pieces is told apart: the marks of the field lie where they must."""
+    record = REFERENCE_PROBLEMS["bounce/thrice"]
+    times, theta = certified(record.id).values["event_time"], np.array(record.theta)
+    assert times[0] < bouncing.MARK_1 < times[1] < bouncing.MARK_2 < times[2] < record.t1
+    falls = [record.field(t, y, theta)[1] for t, y in zip((0.5, 1.0, 2.0, 2.6), np.array([[1, 0], [-1, 0], [1, 0], [-1, 0]], float))]
+    np.testing.assert_allclose(falls, [-theta[0] / (-theta[1]) ** k for k in range(4)], rtol=1e-15)
 
 
 def test_derivatives_across_a_switch_are_refused_not_wrong():

@@ -6,8 +6,8 @@ import time
 import numpy as np
 
 from refnode.adapters.answer_form import Mode, answer_form, checked_choice, versions_of
-from refnode.adapters.translate import Task, array_library, switched_rhs
-from refnode.adapters.two_pieces import around_switch, solved_to_switch
+from refnode.adapters.translate import Task, all_pieces, array_library
+from refnode.adapters.two_pieces import rows_of_pieces
 
 LIBRARY = "diffrax"
 METHODS = ("Dopri5", "Kvaerno5")
@@ -101,13 +101,13 @@ def _loss_of(task, mode, method):
 
 
 def _loss_in_two(task, method):
-    """The loss of a solve to the switch and another from there; a first solve has told which times are before it."""
+    """The loss of a solve to every switch and another from there; a first solve has told which times are before which."""
     import diffrax
     import jax.numpy as jnp
     import optimistix
-    pieces, kind, surface = switched_rhs(jax_library(), task.problem["rhs"], task.n)
-    first, second = (diffrax.ODETerm(f) for f in pieces)
-    early, late = (np.array(rows) for rows in around_switch(task, solved_to_switch(task, task.y0, task.theta)[0]))
+    pieces, switches = all_pieces(jax_library(), task.problem["rhs"], task.n)
+    *earlier, last = map(diffrax.ODETerm, pieces)
+    *early, late = rows_of_pieces(task, task.y0, task.theta)
     loss_of_states = task.loss(jax_library())
 
     def loss(y0, theta, times, rtol, atol):
@@ -116,18 +116,22 @@ def _loss_in_two(task, method):
                 term, getattr(diffrax, method)(), start, end, None, y, args=theta, saveat=saveat, max_steps=MAX_STEPS,
                 stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol), **more)
 
-        if kind == "time":
-            at = surface(times[0], y0, theta)
-            to_switch = solve(first, times[0], at, y0, diffrax.SaveAt(t1=True))
-        else:
-            event = diffrax.Event(lambda t, y, args, **_: surface(t, y, args), optimistix.Newton(rtol, atol))
-            to_switch = solve(first, times[0], times[-1], y0, diffrax.SaveAt(t1=True), event=event)
-            at = to_switch.ts[-1]
-        rows, steps = [y0[None]], to_switch.stats["num_steps"]
-        if len(early) > 1:
-            before = solve(first, times[0], times[early[-1]], y0, diffrax.SaveAt(ts=times[early[1:]]))
-            rows, steps = [*rows, before.ys], steps + before.stats["num_steps"]
-        after = solve(second, at, times[-1], to_switch.ys[-1], diffrax.SaveAt(ts=times[late]))
+        start, y, rows, steps = times[0], y0, [y0[None]], 0
+        for term, (kind, surface), at_rows, direction in zip(earlier, switches, early, [None] + [True] * len(early)):
+            if kind == "time":
+                at = surface(start, y, theta)
+                to_switch = solve(term, start, at, y, diffrax.SaveAt(t1=True))
+            else:
+                event = diffrax.Event(lambda t, y, args, surface=surface, **_: surface(t, y, args), optimistix.Newton(rtol, atol),
+                                      direction)        # from below: behind a bounce the next switch starts at 0
+                to_switch = solve(term, start, times[-1], y, diffrax.SaveAt(t1=True), event=event)
+                at = to_switch.ts[-1]
+            steps = steps + to_switch.stats["num_steps"]
+            if at_rows.size:
+                before = solve(term, start, times[at_rows[-1]], y, diffrax.SaveAt(ts=times[at_rows]))
+                rows, steps = [*rows, before.ys], steps + before.stats["num_steps"]
+            start, y = at, to_switch.ys[-1]
+        after = solve(last, start, times[-1], y, diffrax.SaveAt(ts=times[late]))
         ys = jnp.concatenate([*rows, after.ys])
         return loss_of_states(ys, theta), (ys, steps + after.stats["num_steps"])
     return loss

@@ -5,7 +5,7 @@ import numpy as np
 
 from refnode.adapters.answer_form import Mode, answer_form, checked_choice, versions_of
 from refnode.adapters.translate import NUMPY, Task
-from refnode.adapters.two_pieces import solved_in_two
+from refnode.adapters.two_pieces import solved_in_pieces
 
 LIBRARY = "scipy"
 METHODS = ("RK45", "LSODA")
@@ -13,7 +13,7 @@ MODES = {
     "approx_fprime": Mode(METHODS[:1], "unknown", "scipy.optimize.approx_fprime, its own step 1.5e-8", default=True),
     "central": Mode(METHODS, "unknown", "central differences, step eps^(1/3) max(1, |x|)"),
     "central_event": Mode(METHODS[:1], "unknown", "the same, stopped at the switch (by an event, where the state decides) and "
-                          "started again"),
+                          "started again; at every switch, where there are several"),
 }
 
 STEP = float(np.cbrt(np.finfo(float).eps))
@@ -29,15 +29,15 @@ def versions():
 class Solves:
     """The loss as a function of (y0, theta): one solve an evaluation, counted."""
 
-    def __init__(self, task, method, rtol, atol, in_two=False):
-        self.task, self.options, self.in_two = task, {"method": method, "rtol": rtol, "atol": atol}, in_two
-        self.f, self.of_states, self.nfev = task.rhs(NUMPY), task.loss(NUMPY), 0
+    def __init__(self, task, method, rtol, atol, in_pieces=False):
+        self.task, self.options, self.in_pieces = task, {"method": method, "rtol": rtol, "atol": atol}, in_pieces
+        self.f, self.of_states, self.nfev = None if in_pieces else task.rhs(NUMPY), task.loss(NUMPY), 0
         self.first = None
 
     def __call__(self, inputs):
         n = self.task.y0.size
         y0, theta = inputs[:n], inputs[n:]
-        ys, nfev = solved_in_two(self.task, y0, theta, **self.options) if self.in_two else self._at_once(y0, theta)
+        ys, nfev = solved_in_pieces(self.task, y0, theta, **self.options) if self.in_pieces else self._at_once(y0, theta)
         self.nfev += nfev
         self.first = ys if self.first is None else self.first
         return float(self.of_states(ys, theta))

@@ -11,6 +11,7 @@ import numpy as np
 from refnode.adapters.answer_form import NotExpressible
 from refnode.fields.expressions import (
     EXACT_INTEGER, FUNCTIONS, OPERATORS, SIGNS, checked_tree, constant_value, kind_of, operands_of)
+from refnode.problems.reference_problem import switches_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,8 +162,11 @@ def _activation(library, name):
 def _pieces(library, rhs, n):
     """One right-hand side before the switch and one after it, chosen by `where`, as a user would write it.
 
-    The first holds until t reaches the switch's time, or while its text of the state is below 0.
+    The first holds until t reaches the switch's time, or while its text of the state is below 0. With several switches the piece
+    that holds is a memory, and no function of (t, y, theta).
     """
+    if len(switches_of(rhs)) > 1:
+        raise NotExpressible(f"with {len(switches_of(rhs))} switches, which piece holds is no function of t, y and theta")
     (before, after), kind, surface = switched_rhs(library, rhs, n)
 
     def f(t, y, theta):
@@ -180,13 +184,26 @@ def switched_rhs(library, rhs, n):
     Raises
     ------
     NotExpressible
+        If there is no switch, or more than one.
+    """
+    pieces, switches = all_pieces(library, rhs, n)
+    if len(switches) > 1:
+        raise NotExpressible(f"this way knows one switch, and there are {len(switches)}, each of which begins where the last one ended")
+    return pieces, *switches[0]
+
+
+def all_pieces(library, rhs, n):
+    """(the right-hand sides of every piece, [("time" or "state", text as (t, y, theta) -> value) of every switch between them]).
+
+    Raises
+    ------
+    NotExpressible
         If there is no switch.
     """
     if "pieces" not in rhs:
         raise NotExpressible("this way is for right-hand sides with a switch, and there is none")
-    before, after = (translated_rhs(library, piece, n) for piece in rhs["pieces"])
-    (kind, text), = rhs["switch"].items()
-    return (before, after), kind, translated(library, text)
+    switches = [(kind, translated(library, text)) for switch in switches_of(rhs) for kind, text in switch.items()]
+    return [translated_rhs(library, piece, n) for piece in rhs["pieces"]], switches
 
 
 # --- a whole problem ------------------------------------------------------------------------------

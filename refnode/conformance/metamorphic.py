@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from refnode.fields.expressions import checked_tree
+from refnode.problems.reference_problem import switches_of
 
 SCALE, SHIFT, UNIT, PADDING = 30, 8.0, 10, 64
 WEIGHT = 0.5                     # of the observation added at t0
@@ -63,53 +64,69 @@ def _observed_at_t0(data, gradient, loss):
 def _times(function):
     """All times moved, and the text of f with them."""
     def apply(data, gradient, loss):
-        texts = data["rhs"].get("expr")
-        if texts is None or _mentions_running(data["loss"]):
+        if not _has_texts(data["rhs"]) or _mentions_running(data["loss"]):
             return None
         ts = None if data["ts"] is None else [function.of(t) for t in data["ts"]]
-        return ({**data, "rhs": {"expr": [function.text(text) for text in texts]}, "t0": function.of(data["t0"]),
-                 "t1": function.of(data["t1"]), "ts": ts}, gradient, loss)
+        rhs = _rewritten(data["rhs"], lambda text: function.rate(function.text(text)), function.text)
+        return {**data, "rhs": rhs, "t0": function.of(data["t0"]), "t1": function.of(data["t1"]), "ts": ts}, gradient, loss
     return apply
+
+
+def _has_texts(rhs):
+    """Whether f is texts, and switches, if there are any, are by the state: where it is reached does not depend on how time counts."""
+    return "expr" in rhs or "pieces" in rhs and all("state" in switch for switch in switches_of(rhs))
+
+
+def _rewritten(rhs, rate, guard, more=()):
+    """f with every text of a rate, and every one of a switch, replaced, and texts of ``more`` states."""
+    if "expr" in rhs:
+        return {"expr": [*map(rate, rhs["expr"]), *more]}
+    switches = [{"state": guard(switch["state"])} for switch in switches_of(rhs)]
+    return {"pieces": [_rewritten(piece, rate, guard, more) for piece in rhs["pieces"]],
+            "switch": switches if isinstance(rhs["switch"], list) else switches[0]}
 
 
 class _Shifted:
     of = staticmethod(lambda t: t + SHIFT)
     text = staticmethod(lambda text: renamed(text, {"t": f"(t - {SHIFT})"}))
+    rate = staticmethod(lambda text: text)
 
 
 class _Reversed:
     of = staticmethod(lambda t: -t)
-    text = staticmethod(lambda text: f"-({renamed(text, {'t': '(-t)'})})")
+    text = staticmethod(lambda text: renamed(text, {"t": "(-t)"}))
+    rate = staticmethod(lambda text: f"-({text})")
 
 
 def _other_unit(data, gradient, loss):
     """The state in a unit 2^10 times smaller."""
-    texts, kind, factor = data["rhs"].get("expr"), data["loss"]["kind"], 2.0 ** UNIT
-    if texts is None or kind not in ("linear", "sumsq"):
+    kind, factor = data["loss"]["kind"], 2.0 ** UNIT
+    if not _has_texts(data["rhs"]) or kind not in ("linear", "sumsq"):
         return None
     def new(text):
-        return f"{factor}*({renamed(text, {'y': f'(y[%d]/{factor})'})})"
+        return renamed(text, {"y": f"(y[%d]/{factor})"})
     if kind == "linear":
         changed = {**data["loss"], "weights": (np.array(data["loss"]["weights"]) / factor).tolist()}
     else:
         old = data["loss"]["data"]
         changed = {**data["loss"], "data": None if old is None else (factor * np.array(old)).tolist(),
                    "scale": data["loss"].get("scale", 1.0) / factor ** 2}
-    return ({**data, "rhs": {"expr": [new(text) for text in texts]}, "y0": [factor * y for y in data["y0"]],
-             "loss": changed}, {**gradient, "y0": gradient["y0"] / factor}, loss)
+    rhs = _rewritten(data["rhs"], lambda text: f"{factor}*({new(text)})", new)
+    return ({**data, "rhs": rhs, "y0": [factor * y for y in data["y0"]], "loss": changed}, {**gradient, "y0": gradient["y0"] / factor}, loss)
 
 
 def _padded(data, gradient, loss):
     """A batch filled up with samples at rest: more states, that stay at 0 and are not observed."""
-    texts, kind, n = data["rhs"].get("expr"), data["loss"]["kind"], len(data["y0"])
-    if texts is None or kind not in ("linear", "sumsq"):
+    kind, n = data["loss"]["kind"], len(data["y0"])
+    if not _has_texts(data["rhs"]) or kind not in ("linear", "sumsq"):
         return None
     count = 1 if data["ts"] is None else len(data["ts"])
     key = {"linear": "weights", "sumsq": "data"}[kind]
     old = data["loss"][key]
     table = np.zeros((n, count)) if old is None else np.array(old, dtype=float)
     rest = [f"-y[{n + i}]" for i in range(PADDING)]
-    return ({**data, "rhs": {"expr": [*texts, *rest]}, "y0": [*data["y0"], *([0.0] * PADDING)],
+    rhs = _rewritten(data["rhs"], str, str, rest)
+    return ({**data, "rhs": rhs, "y0": [*data["y0"], *([0.0] * PADDING)],
              "names": {}, "loss": {**data["loss"], key: np.vstack([table, np.zeros((PADDING, count))]).tolist()}},
             gradient, loss)
 

@@ -14,6 +14,7 @@ from refnode.conformance.problem_functions import OwnField, field_of
 from refnode.errors import GradientWarning, RefnodeError
 from refnode.evidence.row import flat
 from refnode.fields.field import VectorField
+from refnode.problems.reference_problem import switches_of
 from refnode.sensitivity.gradient import gradient, vjp
 from refnode.solve.initial_value import solve
 
@@ -198,15 +199,28 @@ def switches(problem, reference, right, n, rhs):
     """Every mistake on a problem with a switch, by the SciPy adjoint: such fields have no derivatives in refnode."""
     if "pieces" in rhs:
         from refnode.conformance.wrong_adjoints import adjoint_answer    # late: it is only needed here
-        ignored = "switch_time_ignored" if "time" in rhs["switch"] else "state_switch_ignored"
         data = {"rhs": rhs, "t0": problem.t0, "t1": problem.t1, "y0": problem.y0, "theta": problem.theta, "sha256": "",
                 "ts": None if problem.ts_is_t1 else problem.ts, "loss": {"kind": "object", "loss": problem.loss}}
         solved = {}
-        for key, what in {ignored: "that passes the switch as if nothing happened there: no jump of lambda", **AT_SWITCHES}.items():
+        for key, what, left_out in [*ignored_switches(switches_of(rhs)), *((*item, ()) for item in AT_SWITCHES.items())]:
             if key == "transposed_jacobian" and n == 1:
                 continue
-            found = adjoint_answer(data, OPTIONS["rtol"], OPTIONS["atol"] * unit_of(problem), key, solved)["grad"]
+            found = adjoint_answer(data, OPTIONS["rtol"], OPTIONS["atol"] * unit_of(problem), key, solved, left_out)["grad"]
             yield Candidate(key, what, np.concatenate([found["y0"], found["theta"]]))
+
+
+def ignored_switches(switches):
+    """(key, what the gradient is, numbers left out) of adjoints that forget the jump at all switches, at one, or at all but the first."""
+    count = len(switches)
+    for kind, key in (("time", "switch_time_ignored"), ("state", "state_switch_ignored")):
+        if any(kind in switch for switch in switches):
+            passed = "the switch" if count == 1 else f"every switch by the {kind}"
+            yield key, f"that passes {passed} as if nothing happened there: no jump of lambda", ()
+    if count > 1:
+        for k in range(count):
+            yield "one_switch_ignored", f"WITHOUT the jump of lambda at switch {k + 1} of {count}", (k,)
+    if count > 2:
+        yield "one_switch_ignored", f"that sees the first of {count} switches alone", tuple(range(1, count))
 
 
 def stopped(problem, reference, right, n, rhs):

@@ -77,6 +77,8 @@ MISTAKES = {
     "switch_time_ignored": Mistake("a switching time ignored", "dL/dtau += lambda^T (f_before - f_after) at the switch tau."),
     "state_switch_ignored": Mistake(
         "a switch by the state ignored", "stop at the switch and add its jump (saltation) to lambda and theta."),
+    "one_switch_ignored": Mistake(
+        "one of several switches ignored", "add the jump (saltation) at every switch, each with the pieces on its own two sides."),
     "absolute_tolerance_on_adjoint": Mistake(
         "an absolute tolerance that does not know the size of the loss",
         "scale the absolute tolerance of lambda by the largest dL/dy.", "both"),

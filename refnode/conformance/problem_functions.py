@@ -103,7 +103,7 @@ class OwnField:
 
 
 def field_of(data, n, p):
-    """The right-hand side of a problem as data: one piece, or two with a switch between them."""
+    """The right-hand side of a problem as data: one piece, or several with a switch between them."""
     rhs = data["rhs"]
     if "expr" in rhs:
         return [TextField(rhs["expr"], n, p)]

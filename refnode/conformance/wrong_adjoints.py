@@ -12,17 +12,20 @@ import numpy as np
 from scipy.integrate import solve_ivp
 
 from refnode.conformance.problem_functions import STEP, LossFunctions, field_of, function_of
+from refnode.problems.reference_problem import switches_of
 
 
 MOST_CALLS = 100_000         # of the right-hand side or of its transpose: an explicit method on a stiff problem ends
+SECOND = (1,)                # the switch that "one_switch_ignored" leaves out, counted from 0
 
 
-def adjoint_answer(data, rtol=1e-10, atol=1e-10, mistake=None, solved=None):
+def adjoint_answer(data, rtol=1e-10, atol=1e-10, mistake=None, solved=None, left_out=SECOND):
     """The answer to a problem as data (format "refnode.answer"), right or with one of `ADJOINT_MISTAKES`.
 
-    `solved` is a dict in which forward solves are kept, for a caller who makes several mistakes on one problem.
+    `solved` is a dict in which forward solves are kept, for a caller who makes several mistakes on one problem; `left_out` are
+    the numbers of the switches at which "one_switch_ignored" forgets the jump.
     """
-    program = _Program(data, rtol, atol, mistake)
+    program = _Program(data, rtol, atol, mistake, left_out)
     ys, y1 = program.forward() if solved is None else program.forward_once(solved, data.get("sha256"))
     gradient = program.backward(*program.seeds(ys, y1))
     loss = program.loss.value(ys, y1[:program.n]) + y1[program.n:].sum()
@@ -38,16 +41,16 @@ def answer_of(data, ys, loss, gradient, rtol, atol, name):
 
 
 class _Program:
-    """One forward and one backward solve, interval by interval between observation times and a switch."""
+    """One forward and one backward solve, interval by interval between observation times and switches."""
 
-    def __init__(self, data, rtol, atol, mistake):
+    def __init__(self, data, rtol, atol, mistake, left_out):
         self.y0, self.theta = np.array(data["y0"], dtype=float), np.array(data["theta"], dtype=float)
         self.n, self.p = self.y0.size, self.theta.size
         self.t0, self.t1 = float(data["t0"]), float(data["t1"])
         self.moving = data["ts"] is None
         self.ts = np.array([self.t1] if self.moving else data["ts"], dtype=float)
         self.pieces, self.loss = field_of(data, self.n, self.p), LossFunctions(data["loss"], self.n, self.p)
-        self.switch = data["rhs"].get("switch", {}) if "pieces" in data["rhs"] else {}
+        self.switches, self.left_out = switches_of(data["rhs"]), left_out if mistake == "one_switch_ignored" else ()
         self.rtol, self.atol, self.mistake, self.intervals, self.calls = rtol, atol, mistake, [], 0
 
     # --- the right-hand side, with the running cost as last state ---
@@ -100,23 +103,23 @@ class _Program:
         return found
 
     def _advance(self, a, b, z, piece):
-        """From a to b, or to the switch if it comes first; the piece of the right-hand side changes there."""
+        """From a to b, or to the next switch if it comes first; the piece of the right-hand side changes there."""
         stop, event = b, None
-        if piece == 0 and "time" in self.switch:
-            tau = function_of(self.switch["time"])(a, z, self.theta)
+        switch = self.switches[piece] if piece < len(self.switches) else {}
+        if "time" in switch:
+            tau = function_of(switch["time"])(a, z, self.theta)
             if tau <= a:
-                return a, z, 1
+                return a, z, piece + 1
             stop = min(b, tau)
-        if piece == 0 and "state" in self.switch:
-            g = function_of(self.switch["state"])
+        if "state" in switch:
+            g = function_of(switch["state"])
             event = lambda t, y: g(t, y, self.theta)       # noqa: E731
-            event.terminal = True
+            event.terminal, event.direction = True, 1.0    # from below: behind a bounce the next switch starts at 0
         solved = self._solve(lambda t, y: self.f(t, y, piece), a, stop, z, self.atol,
                              dense_output=True, events=event)
-        end, switched = solved.t[-1], piece == 0 and len(self.pieces) == 2 and (
-            solved.status == 1 or ("time" in self.switch and stop == tau))
+        end, switched = solved.t[-1], solved.status == 1 or ("time" in switch and stop == tau)
         self.intervals.append((a, end, solved, piece, switched))
-        return end, solved.y[:, -1], 1 if switched else piece
+        return end, solved.y[:, -1], piece + switched
 
     def _solve(self, rate, a, b, start, atol, **options):
         def counted(t, x):
@@ -158,8 +161,8 @@ class _Program:
         for a, b, solved, piece, switched in reversed(self.intervals):
             if self.mistake == "stops_at_first_observation" and b == self.ts[0]:
                 break
-            if switched and self.mistake != ("switch_time_ignored" if "time" in self.switch else "state_switch_ignored"):
-                lam, theta_bar = self._saltation(b, solved.y[:, -1], lam, theta_bar)
+            if switched and self._is_seen(piece):
+                lam, theta_bar = self._saltation(b, solved.y[:, -1], lam, theta_bar, piece)
             lam, part, z_back = self._pull_interval(a, b, solved, piece, lam, z_back, atol)
             theta_bar = theta_bar + part
             lam = self._jump(lam, jumps, a) if a in self.ts or a == self.t0 else lam
@@ -173,9 +176,12 @@ class _Program:
         return max(np.max(np.abs(seed), initial=0.0) for seed in seeds) or 1.0
 
     def _last_piece(self):
-        if not self.intervals:
-            return 0
-        return 1 if self.intervals[-1][4] else self.intervals[-1][3]
+        return self.intervals[-1][3] + self.intervals[-1][4] if self.intervals else 0
+
+    def _is_seen(self, number):
+        """Whether the adjoint jumps at a switch."""
+        ignored = "switch_time_ignored" if "time" in self.switches[number] else "state_switch_ignored"
+        return self.mistake != ignored and number not in self.left_out
 
     def _jump(self, lam, jumps, t):
         """lambda += dL/dy(tₖ) for the observations at t."""
@@ -212,15 +218,15 @@ class _Program:
             x[m:m + self.p] = np.diff(back.t) @ rates[:-1]
         return x[:m], x[m:m + self.p], x[m + self.p:]
 
-    def _saltation(self, tau, z, lam, theta_bar):
+    def _saltation(self, tau, z, lam, theta_bar, number):
         """The jump of lambda at a switch: what a shift of the switching time does, and what shifts it."""
-        text = self.switch.get("time") or self.switch["state"]
-        before, after = self.f(tau, z, 0), self.f(tau, z, 1)
+        (kind, text), = self.switches[number].items()
+        before, after = self.f(tau, z, number), self.f(tau, z, number + 1)
         step = STEP * 1j
         points = np.concatenate([z[:self.n], self.theta])[:, None] + step * np.eye(self.n + self.p)
         slopes = np.imag(function_of(text)(tau, points[:self.n], points[self.n:]) + np.zeros(self.n + self.p)) / STEP
         shift = lam @ (before - after)                       # d loss / d switching time
-        if "state" in self.switch:
+        if kind == "state":
             shift = -shift / (slopes[:self.n] @ before[:self.n])
         lam = lam.copy()
         lam[:self.n] += shift * slopes[:self.n]
@@ -289,7 +295,8 @@ ADJOINT_MISTAKES = (
     "interior_jumps_missing", "last_jump_missing", "last_jump_doubled", "first_jump_missing", "transposed_jacobian",
     "running_cost_missing", "first_order_quadrature", "component_term_dropped", "low_order_interpolation",
     "backsolve_drift", "error_independent_of_tolerance", "absolute_tolerance_on_adjoint", "quadrature_not_controlled",
-    "stops_at_first_observation", "time_cast_to_single", "switch_time_ignored", "state_switch_ignored")
+    "stops_at_first_observation", "time_cast_to_single", "switch_time_ignored", "state_switch_ignored",
+    "one_switch_ignored")
 
 
 def wrong_answer(data, rtol=1e-10, atol=1e-10, *, mistake, solved=None):

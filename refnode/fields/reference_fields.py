@@ -1,4 +1,5 @@
 """The registry `REFERENCE_FIELDS`: fields of the reference problems beside the classical ones."""
+from refnode.fields.bouncing import bounces
 from refnode.fields.density import linear_density, perceptron_density
 from refnode.fields.first_order import outflow, regulator, riccati, sine_decay, sine_feedback, sine_forcing
 from refnode.fields.oscillators import damped_rotation, fitzhugh_nagumo, henon_heiles
@@ -13,6 +14,6 @@ SMOOTH = {field.name: field for field in (
     linear_density, perceptron_density(2, 8))}
 
 SWITCHED = {field.name: field for field in (
-    kink_forcing, step_forcing, dose_decay, time_rate, state_rate, timed_fall, timed_decay, bounce)}
+    kink_forcing, step_forcing, dose_decay, time_rate, state_rate, timed_fall, timed_decay, bounce, bounces)}
 
 REFERENCE_FIELDS = {**SMOOTH, **SWITCHED}

@@ -40,10 +40,20 @@ def _require_field(rhs, pointer, sizes):
     elif "pieces" in rhs:
         for i, piece in enumerate(rhs["pieces"]):
             _require_texts(piece["expr"], f"{pointer}/pieces/{i}/expr", sizes)
-        for kind, text in rhs["switch"].items():
-            require_text(text, f"{pointer}/switch/{kind}", sizes)
+        _require_switches(rhs, pointer, sizes)
     else:
         _require_perceptron(rhs["mlp"], f"{pointer}/mlp", sizes)
+
+
+def _require_switches(rhs, pointer, sizes):
+    """One switch, or a list of several: one fewer than there are pieces."""
+    switches = {f"{pointer}/switch": rhs["switch"]}
+    if isinstance(rhs["switch"], list):
+        switches = {f"{pointer}/switch/{k}": switch for k, switch in enumerate(rhs["switch"])}
+    _require_length(rhs["pieces"], len(switches) + 1, f"{pointer}/pieces")
+    for place, switch in switches.items():
+        for kind, text in switch.items():
+            require_text(text, f"{place}/{kind}", sizes)
 
 
 def _require_texts(texts, pointer, sizes):

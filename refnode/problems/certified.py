@@ -14,7 +14,7 @@ import numpy as np
 
 from refnode.errors import InvalidInputError, ProblemFileError
 from refnode.interchange.canonical_json import problem_sha256
-from refnode.problems.reference_problem import ReferenceProblem
+from refnode.problems.reference_problem import ReferenceProblem, switches_of
 from refnode.problems.reference_set import REFERENCE_PROBLEMS
 
 FORMAT, VERSION = "refnode.reference", 1
@@ -34,7 +34,8 @@ class Certified:
     problem : ReferenceProblem
     values : dict of str to ndarray
         Midpoints, rounded to float64: "y" (n, K), "loss" (), "grad_y0" (n,), "grad_theta" (p,), "grad_t0" (), "grad_t1" (),
-        "grad_ts" (K,) or (0,), and, where there are any, "hvp_y0" (n,), "hvp_theta" (p,), "event_time" ().
+        "grad_ts" (K,) or (0,), and, where there are any, "hvp_y0" (n,), "hvp_theta" (p,), "event_time" (),
+        of several switches (S,).
     radius : dict of str to ndarray
         Of the same shapes: upper bounds of the distance from the true values, with the rounding to float64.
     provenance : dict
@@ -152,7 +153,7 @@ def _check_shapes(values, problem, name):
     if problem.hvp_direction is not None:
         shapes |= {"hvp_y0": (n,), "hvp_theta": (p,)}
     if "switch" in problem.rhs:
-        shapes |= {"event_time": ()}
+        shapes |= {"event_time": (len(switches_of(problem.rhs)),) if isinstance(problem.rhs["switch"], list) else ()}
     found = {quantity: value.shape for quantity, value in values.items()}
     if found != shapes:
         raise ProblemFileError(f"{name} must have values of shapes {shapes}, found {found}")

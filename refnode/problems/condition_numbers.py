@@ -70,4 +70,5 @@ CONDITION_NUMBERS = {
     "timed_decay/event_time": 25.0,
     "timed_decay/observed_at_event": 22.0,
     "bounce/once": 66.0,
+    "bounce/thrice": 22.0,
 }

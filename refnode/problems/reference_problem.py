@@ -31,7 +31,9 @@ class ReferenceProblem:
         The right-hand side as data: {"expr": [text, ...]} in t, y[i], theta[j] and pi; {"mlp": {"layers", "act",
         "time_input", "layout"}}; or {"pieces": [{"expr": ...}, {"expr": ...}], "switch": {"time": text} or
         {"state": text}}, where the first piece holds while t is below the time, or while the state's text is below
-        0, and the second from there on. A solution goes from the first to the second, once.
+        0, and the second from there on. A solution goes from the first to the second, once. With a list of switches,
+        and one piece more, it goes from each to the next: which piece holds is a memory, and the next switch is where
+        its text reaches 0 from below, of which the start of its piece, where it may be 0, is none. See `switches_of`.
     t0, t1 : float, [time]
     y0, theta : tuple of float, [state], [parameter]
     ts : tuple of float or None, [time]
@@ -41,7 +43,8 @@ class ReferenceProblem:
     names : dict
         {"y": [...], "theta": [...]}.
     field : VectorField
-        Hand-written, equal to ``rhs``; with jvp, vjp and hvp.
+        Hand-written, equal to ``rhs``; with jvp, vjp and hvp. With several switches it has no memory to be equal by,
+        and is equal near the solution alone.
     exposes : tuple of str
         Keys of the known mistakes that this problem shows.
     note : str
@@ -94,6 +97,12 @@ class ReferenceProblem:
             "y0": list(self.y0), "theta": list(self.theta), "ts": None if self.ts is None else list(self.ts),
             "loss": self.loss, "names": self.names, "hvp_direction": self.hvp_direction}
         return {**copy.deepcopy(content), "sha256": problem_sha256(content)}
+
+
+def switches_of(rhs):
+    """The switches of a right-hand side as data, in order: [{"time": text} or {"state": text}, ...], empty without pieces."""
+    switch = rhs.get("switch", [])
+    return list(switch) if isinstance(switch, list) else [switch]
 
 
 def without(field, derivatives):

@@ -1,21 +1,29 @@
-"""Reference problems with right-hand sides of two pieces: kinks, steps, thresholds, and the time of an event.
+"""Reference problems with right-hand sides of two pieces or more: kinks, steps, thresholds, bounces, and the time of an event.
 
 The time of an event is measured without events: a clock is one more state, which runs until the switch.
 """
 import math
 
+from refnode.fields.bouncing import bounces
 from refnode.fields.switched import (
     bounce, dose_decay, kink_forcing, state_rate, step_forcing, time_rate, timed_decay, timed_fall)
 from refnode.problems.reference_problem import dyadic, expr, linear, reference
 
 ALL = ("jvp", "vjp", "hvp")
-REFUSED = "; refnode has no derivatives through such a switch yet, and refuses them."
+REFUSED = "; refnode refuses a derivative through such a switch, other than piece by piece (`piecewise_gradient`)."
 
 
 def pieces(first, second, time=None, state=None):
     """Two lists of texts, and where the second takes over: at a time, or where a text in y and theta reaches 0."""
     switch = {"time": time} if state is None else {"state": state}
     return {"pieces": [expr(*first), expr(*second)], "switch": switch}
+
+
+def flights(count):
+    """The flights of a ball around its bounces: divided by (-e)^k behind bounce k, they are above and below the ground in turn."""
+    falls = ["-theta[0]", "theta[0]/theta[1]", *(f"{'-' if k % 2 == 0 else ''}theta[0]/theta[1]**{k}" for k in range(2, count + 1))]
+    return {"pieces": [expr("y[1]", fall) for fall in falls],
+            "switch": [{"state": "y[0]" if k % 2 else "-y[0]"} for k in range(count)]}
 
 
 DECAY_PIECES = pieces(["-theta[0]*y[0]", "1"], ["-theta[0]*y[0]", "0"], state="theta[1] - y[0]")
@@ -77,4 +85,11 @@ PROBLEMS = (
         loss=linear([[0.5, -1.0, 1.0], [0.25, 0.125, -0.5]]), hvp_direction=None, withheld=ALL, exposes=("state_switch_ignored",),
         note="A ball falls, and bounces with a restitution e; after the bounce the state shows the flight divided by -e, which is "
              "continuous: the height is -e y[0], the velocity -e y[1]" + REFUSED),
+    reference(
+        "bounce/thrice", bounces, flights(3),
+        y0=[2.0, 0.25], theta=[9.8125, 0.75], span=(0.125, 2.875), ts=[0.5, 1.25, 2.125, 2.5, 2.875],
+        loss=linear([[0.25, 0.5, -1.0, 0.75, 1.0], [0.125, 0.25, 0.5, -0.25, -0.5]]), hvp_direction=None, withheld=ALL,
+        exposes=("state_switch_ignored", "one_switch_ignored"),
+        note="The same ball bounces three times, and is observed in every flight: three switches, each with a jump of the adjoint; "
+             "behind bounce k the height is (-e)^k y[0], the velocity (-e)^k y[1]" + REFUSED),
 )

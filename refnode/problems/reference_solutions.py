@@ -3,6 +3,8 @@
 They are in the grammar of `fields.expressions` (with y0 and t0 beside t, y and theta), so that any arithmetic can
 evaluate them: float64, complex steps, balls. Where a problem is of two pieces, the form holds after the switch.
 """
+import math
+
 from refnode.problems.reference_problem import expr
 
 S = "(t - t0)"
@@ -135,6 +137,24 @@ def bounce():
     return expr(f"-{u}*{late} + theta[0]/theta[1]*{late}**2/2", f"-{u} + theta[0]/theta[1]*{late}")
 
 
+IMPACT = "sqrt(y0[1]**2 + 2*theta[0]*y0[0])"       # the speed u at the ground
+
+
+def bounce_time(k):
+    """When a ball meets the ground for the k-th time: t0 + (v + u)/g + 2 u/g (e + ... + e^(k-1))."""
+    flights = " + ".join(["0", *(f"theta[1]**{j}" for j in range(1, k))])
+    return f"(t0 + (y0[1] + {IMPACT})/theta[0] + 2*{IMPACT}/theta[0]*({flights}))"
+
+
+def bounced(k):
+    """The flight behind bounce k divided by (-e)^k: it begins with the velocity (-1)^k u, and falls with g/(-e)^k."""
+    if k == 0:
+        return expr(f"y0[0] + y0[1]*{S} - theta[0]*{S}**2/2", f"y0[1] - theta[0]*{S}")
+    late, sign = f"(t - {bounce_time(k)})", "-" if k % 2 else ""
+    fall = f"({'' if k % 2 else '-'}theta[0]/theta[1]**{k})"
+    return expr(f"{sign}{IMPACT}*{late} + {fall}*{late}**2/2", f"{sign}{IMPACT} + {fall}*{late}")
+
+
 # --- which problem has which ------------------------------------------------------------------------
 
 FORMS = {
@@ -155,11 +175,21 @@ RUNNING_FORMS = {
 def solution_texts(problem, t=None):
     """Texts of y(t), one for each state of a `ReferenceProblem`; None if no closed form is known.
 
-    ``t`` matters to problems of two pieces alone; by default it is the end.
+    ``t`` matters to problems of several pieces alone; by default it is the end.
     """
     subject, _, name = problem.id.partition("/")
     if subject not in FORMS:
         return None
     if name == "observed_at_event" and t is not None and t < problem.ts[1]:
         return timed_decay_before()["expr"]
+    if problem.id == "bounce/thrice":
+        return bounced(bounces_before(problem, problem.t1 if t is None else t))["expr"]
     return FORMS[subject]()["expr"]
+
+
+def bounces_before(problem, t):
+    """How many times the ball of `problem` has met the ground before t."""
+    (h, v), (g, e) = problem.y0, problem.theta
+    speed = math.sqrt(v ** 2 + 2.0 * g * h)
+    times = (problem.t0 + (v + speed) / g + 2.0 * speed / g * sum(e ** j for j in range(1, k)) for k in range(1, 4))
+    return sum(t > at for at in times)

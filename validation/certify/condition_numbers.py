@@ -21,6 +21,7 @@ import sys
 import numpy as np
 from scipy.integrate import solve_ivp
 
+from refnode.problems.reference_problem import switches_of
 from refnode.problems.reference_set import REFERENCE_PROBLEMS
 
 KICKS, DRAWS, EPS = 32, 8, 1e-8
@@ -32,7 +33,7 @@ TABLE = pathlib.Path(__file__).resolve().parents[2] / "refnode" / "problems" / "
 # --- the right-hand side and its tangents ----------------------------------------------------------
 
 class Flow:
-    """y and S = dy/d(y0, theta) as one vector; of one piece where the right-hand side has two."""
+    """y and S = dy/d(y0, theta) as one vector; of one piece where the right-hand side has several."""
 
     def __init__(self, record, piece=None):
         self.problem, self.piece = record.problem, piece
@@ -86,29 +87,29 @@ def gradient_of(record, weights, signs):
 
 
 def advance(record, flow, t, stop, x, weights):
-    """The state at ``stop``; through the switch of a right-hand side of two pieces, which changes the flow."""
+    """The state at ``stop``; through the switches of a right-hand side in pieces, which change the flow."""
     if stop == t:
         return flow, x
-    event = switch_event(record, flow) if flow.piece == 0 else None
+    event = switch_event(record, flow) if flow.piece is not None and flow.piece < len(switches_of(record.rhs)) else None
     result = solve_ivp(flow.rate, (t, stop), x.ravel(), method="DOP853", rtol=RTOL, atol=(RTOL * weights).ravel(), events=event)
     assert result.success, (record.id, result.message)
     if result.status == 0:
         return flow, result.y[:, -1].reshape(x.shape)
     at, x = result.t[-1], result.y[:, -1].reshape(x.shape)
-    later = Flow(record, 1)
+    later = Flow(record, flow.piece + 1)
     return advance(record, later, at, stop, salted(record, flow, later, at, x), weights)
 
 
 def switch_event(record, flow):
     def event(t, x):
-        return switch_value(record, t, x[:flow.n], flow.theta)
+        return switch_value(record, flow.piece, t, x[:flow.n], flow.theta)
     event.terminal, event.direction = True, 1.0
     return event
 
 
-def switch_value(record, t, y, theta):
-    """What is below 0 before the switch."""
-    (kind, text), = record.rhs["switch"].items()
+def switch_value(record, number, t, y, theta):
+    """What is below 0 before a switch."""
+    (kind, text), = switches_of(record.rhs)[number].items()
     value = eval(compile(text, "text", "eval"), NAMESPACE, {"y": y, "theta": theta})
     return t - value if kind == "time" else value
 
@@ -118,10 +119,11 @@ def salted(record, flow, later, t, x):
     y, theta = x[0], flow.theta
     f_before, f_after = flow.f(t, y, theta), later.f(t, y, theta)
     step = 1e-30j
-    rate = switch_value(record, t + step, y + step * f_before, theta).imag
+    rate = switch_value(record, flow.piece, t + step, y + step * f_before, theta).imag
     out = x.copy()
     for j in range(flow.columns):
-        out[1 + j] -= (f_before - f_after) * switch_value(record, t, y + step * x[1 + j], theta + step * flow.units[j]).imag / rate
+        moved = switch_value(record, flow.piece, t, y + step * x[1 + j], theta + step * flow.units[j]).imag
+        out[1 + j] -= (f_before - f_after) * moved / rate
     return out
 
 

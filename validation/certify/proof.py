@@ -4,6 +4,7 @@ from flint import arb, ctx
 import dual_numbers as dual
 from fields import Guard, Loss, field_of, filled
 from sweeps import Point, backward, flat, forward, is_paired
+from refnode.problems.reference_problem import switches_of
 from switches import cross, located, pull_across
 
 
@@ -26,8 +27,9 @@ class _Gradient:
         self.moves_with_end = problem["ts"] is None
         self.ts = [self.t1] if self.moves_with_end else [arb(t) for t in problem["ts"]]
         self.fields = field_of(problem["rhs"])
-        self.guard = Guard(problem["rhs"]["switch"]) if isinstance(self.fields, list) else None
-        self.fields = self.fields if self.guard else [self.fields]
+        self.fields = self.fields if isinstance(self.fields, list) else [self.fields]
+        self.guards = [Guard(switch) for switch in switches_of(problem["rhs"])]
+        self.several = isinstance(problem["rhs"].get("switch"), list)
         self.loss = Loss(problem["loss"], len(self.y0))
 
     def values(self):
@@ -42,20 +44,20 @@ class _Gradient:
                   "grad_y0": flat(lam, False), "grad_theta": flat(grad, False), **self._times(lam, at, end)}
         if is_paired(self.y0):
             values |= {"hvp_y0": filled(flat(lam, True)[len(lam):]), "hvp_theta": filled(flat(grad, True)[len(grad):])}
-        if self.guard:
-            values["event_time"] = next(point.t for point in points if ("switch", 0) in point.stops)
+        if self.guards:
+            times = [point.t for point in points for what, _ in point.stops if what == "switch"]
+            values["event_time"] = times if self.several else times[0]
         return values
 
     def _forward(self):
         stops = [(t, ("observation", k)) for k, t in enumerate(self.ts)] + [(self.t1, ("end", 0))]
-        start = Point(self.t0, self.y0, self.fields[0])
-        if not self.guard:
-            return [start] + forward(self.fields[0], self.theta, start, stops, self.settings)
-        before, stops = located(self.guard, self.fields, self.theta, start, stops, self.settings)
-        switch = before[-1]
-        after = Point(switch.t, cross(self.guard, self.fields, switch.t, switch.y, self.theta), None)
-        rest = forward(self.fields[1], self.theta, after, stops, self.settings)
-        return before + rest
+        points = [Point(self.t0, self.y0, self.fields[0])]
+        start = points[0]
+        for k, guard in enumerate(self.guards):
+            found, stops = located(guard, self.fields[k], self.theta, start, stops, self.settings, k)
+            points, switch = points + found, found[-1]
+            start = Point(switch.t, cross(guard, self.fields[k:k + 2], switch.t, switch.y, self.theta), None)
+        return points + forward(self.fields[-1], self.theta, start, stops, self.settings)
 
     def _jump(self, point, lam, grad):
         for what, k in point.stops:
@@ -64,7 +66,7 @@ class _Gradient:
             elif what == "end":
                 lam = [a + b for a, b in zip(lam, self.y1_bar)]
             else:
-                lam, grad = pull_across(self.guard, self.fields, self.loss, point.t, point.y, self.theta, lam, grad)
+                lam, grad = pull_across(self.guards[k], self.fields[k:k + 2], self.loss, point.t, point.y, self.theta, lam, grad)
         return lam, grad
 
     def _times(self, lam, at, end):

@@ -24,6 +24,7 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 from refnode.fields.expressions import checked_tree, kind_of, operands_of                 # noqa: E402
 from refnode.interchange.canonical_json import problem_sha256                             # noqa: E402
 from refnode.problems.certified import certified_ids, path_of                             # noqa: E402
+from refnode.problems.reference_problem import switches_of                                # noqa: E402
 from refnode.problems.reference_set import REFERENCE_PROBLEMS                             # noqa: E402
 
 METHOD = "Gragg-Bulirsch-Stoer extrapolation in 80-bit floats, complex steps, differences of gradients for the hvp"
@@ -182,30 +183,33 @@ class Route:
         self.terms, self.rhs = loss_terms(problem["loss"]), problem["rhs"]
         self.tolerance = tolerance * max(1.0, abs(problem["t0"]) / 16, abs(problem["t1"]) / 16)     # of what t itself is rounded to
         self.costs = [(checked_tree(0, term["expr"]), scale) for term, scale in self.terms if term["kind"] == "running"]
-        self.event_time = None
+        self.switches, self.event_times = switches_of(problem["rhs"]), []
 
     def loss(self):
         """(loss, ys) with tangents in the imaginary parts."""
         stops = [*self.ts, self.t1]
         y, t = np.concatenate([self.y0, np.zeros_like(self.t0)[None]]), self.t0
         pieces = [self._with_cost(right_hand_side(rhs)) for rhs in self.rhs.get("pieces", [self.rhs])]
-        switch, found = self.rhs.get("switch"), []
-        if switch and "time" in switch:
-            time_tree = checked_tree(0, switch["time"])
-            self.event_time = evaluated(time_tree, t, y, self.theta)
+        found = []
         for stop in stops:
-            if len(pieces) == 2 and "time" in switch and self._between(t, self.event_time, stop):
-                y, t, pieces = integrate(pieces[0], t, self.event_time, y, self.tolerance), self.event_time, pieces[1:]
-            elif len(pieces) == 2 and "state" in switch:
-                y, t, pieces = self._through_state(pieces, checked_tree(0, switch["state"]), t, stop, y)
+            while (event := self._next_event(pieces[0], t, stop, y)) is not None:
+                y, t, pieces = *event, pieces[1:]
+                self.event_times.append(t)
             y, t = integrate(pieces[0], t, stop, y, self.tolerance), stop
             found.append(y)
         ys = np.array([x[:self.n] for x in found[:-1]])
         return loss_value(self.terms, ys, found[-1][:self.n], found[-1][-1], self.t1), ys
 
-    def _between(self, t, event, stop):
+    def _next_event(self, f, t, stop, y):
+        """(y, t) at the next switch, if it comes before ``stop``."""
+        if len(self.event_times) == len(self.switches):
+            return None
+        (kind, text), = self.switches[len(self.event_times)].items()
+        if kind == "state":
+            return self._through_state(f, checked_tree(0, text), t, stop, y)
+        event = evaluated(checked_tree(0, text), t, y, self.theta)
         first, middle, last = (x.real[0] for x in (t, event, stop))
-        return min(first, last) < middle < max(first, last)
+        return (integrate(f, t, event, y, self.tolerance), event) if min(first, last) < middle < max(first, last) else None
 
     def _with_cost(self, f):
         def with_cost(t, y):
@@ -213,34 +217,33 @@ class Route:
             return np.concatenate([f(t, y[:self.n], self.theta), cost[None]])
         return with_cost
 
-    def _through_state(self, pieces, tree, t, stop, y):
+    def _through_state(self, f, tree, t, stop, y):
         """To the switch if it comes before ``stop``: the step in which the sign changes, then Newton's method in every column,
-        whose imaginary parts move with the inputs."""
+        whose imaginary parts move with the inputs. Behind a switch the next one is below 0, though it may start there."""
         def guard(t, y):
             return evaluated(tree, t, y, self.theta)
 
-        bracket, sign = [], np.sign(guard(t, y).real[0])
+        bracket, sign = [], -1.0 if self.event_times else np.sign(guard(t, y).real[0])
 
         def seen(s0, s1, y0, y1):
             if np.sign(guard(t + s1 * (stop - t), y1).real[0]) != sign:
                 bracket.append((t + s0 * (stop - t), y0))
             return bool(bracket)
-        integrate(pieces[0], t, stop, y, self.tolerance, seen)
+        integrate(f, t, stop, y, self.tolerance, seen)
         if not bracket:
-            return y, t, pieces
+            return None
         start, y_start = bracket[0]
         event, here = start, y_start
         for _ in range(60):
-            rate = pieces[0](event, here)
+            rate = f(event, here)
             small = REAL(2.0 ** -40)
             speed = (guard(event + small, here + small * rate) - guard(event - small, here - small * rate)) / (2 * small)
             move = -guard(event, here) / speed.real
             event = event + move
-            here = integrate(pieces[0], start, event, y_start, self.tolerance)
+            here = integrate(f, start, event, y_start, self.tolerance)
             if np.abs(move.real).max() < 1e-19 * (1 + np.abs(event.real).max()) and np.abs(move.imag).max() < 1e-17 * TINY:
                 break
-        self.event_time = event
-        return here, event, pieces[1:]
+        return here, event
 
 
 def values_of(problem, tolerance, with_hvp):
@@ -263,8 +266,8 @@ def values_of(problem, tolerance, with_hvp):
     route = Route(problem, columns, tolerance, shifts)
     loss, ys = route.loss()
     values = {"loss": loss.real[:1], "y": ys[:, :, 0].real.T.ravel(), "grad": loss.imag[:asked] / TINY}
-    if route.event_time is not None:
-        values["event_time"] = route.event_time.real[:1]
+    if route.event_times:
+        values["event_time"] = np.array([event.real[0] for event in route.event_times])
     if widths:
         gradients = (loss.imag[asked:] / TINY).reshape(len(widths), 2, -1)
         values |= dict(zip(("hvp", "hvp_change"), differences(widths, gradients)), hvp_width=float(widths[-1]))

@@ -1,4 +1,4 @@
-"""Right-hand sides in two pieces: where the switch happens, and what it does to tangents and to the adjoint.
+"""Right-hand sides in pieces: where each switch happens, and what it does to tangents and to the adjoint.
 
 The switch is the zero of G(t, y, theta). A moved input moves its time by dt = -(G_y dy + G_theta dtheta)/(G_t + G_y f⁻), and
 the state behind it by (f⁻ - f⁺) dt. Transposed (saltation), with lam the adjoint behind the switch,
@@ -6,7 +6,8 @@ the state behind it by (f⁻ - f⁺) dt. Transposed (saltation), with lam the ad
     a = lam·(f⁻ - f⁺)/(G_t + G_y f⁻),    lam⁻ = lam - a G_y,    grad_theta = grad_theta - a G_theta.
 
 A given time tau(theta) is G = t - tau, and gives lam·(f⁻ - f⁺) dtau/dtheta. The state's own switch is found by Newton's method in
-balls, which proves that there is one zero; that there is none before, by the sign of G on pieces that cover the steps.
+balls, which proves that there is one zero; that there is none before, by the sign of G on pieces that cover the steps. A later
+switch may start at G = 0, as that of a ball that has just bounced: there G moves away from 0, by the sign of dG/dt on such a piece.
 """
 from flint import arb
 
@@ -17,31 +18,32 @@ from taylor_step import StepFailed
 FINEST = 12                    # halvings of a step while the sign of G is sought
 
 
-def located(guard, fields, theta, start, stops, settings):
-    """(points from the start to the switch, the stops that are left)."""
+def located(guard, field, theta, start, stops, settings, number=0):
+    """(points behind the start up to switch ``number``, the stops that are left)."""
     if guard.kind == "time":
         t_switch = guard.time(theta)
         onwards = stops[-1][0] - start.t
         if any(same(t, t_switch) for t, _ in stops):
             raise ValueError("an observation at the switching time has no derivative in that time")
+        if not (t_switch - start.t) * onwards > 0:
+            raise ValueError("the switch must not be where the integration starts")
         before = [stop for stop in stops if (stop[0] - t_switch) * onwards < 0]
-        points = forward(fields[0], theta, start, before + [(t_switch, ("switch", 0))], settings)
+        points = forward(field, theta, start, before + [(t_switch, ("switch", number))], settings)
     else:
-        points = forward(fields[0], theta, start, stops, settings, Watch(guard, theta))
+        points = forward(field, theta, start, stops, settings, Watch(guard, theta, later=number > 0))
         if len([what for point in points for what in point.stops]) == len(stops):
             raise ValueError("the state does not reach its switch")
-        points[-1].stops.append(("switch", 0))
-    points = [start, *points]
-    met = {what for point in points for what in point.stops}
+        points[-1].stops.append(("switch", number))
+    met = {what for point in [start, *points] for what in point.stops}
     return points, [stop for stop in stops if stop[1] not in met]
 
 
 class Watch:
     """Looks for a zero of G in every step; called by `sweeps.forward`."""
 
-    def __init__(self, guard, theta):
+    def __init__(self, guard, theta, later=False):
         self.guard, self.theta = guard, flat(theta, False)
-        self.sign = None
+        self.sign = -1 if later else None           # a later switch is reached from below, and may be 0 where it starts
 
     def __call__(self, known, expansion, t, h):
         """(part of h to go, whether the switch is there): a ball that holds the switch, or, where that lies too near the
@@ -54,7 +56,13 @@ class Watch:
             self.sign = 1 if start > 0 else -1 if start < 0 else 0
             if self.sign == 0:
                 raise ValueError("the switch must not be where the integration starts")
-        first = self._first_doubt(value, arb(0), h, 0)
+        elif self.sign < 0 and value(arb(0)) > 0:
+            raise ValueError("the text of a later switch is above 0 before it")
+
+        def slope(s):
+            return self._slope(known, expansion, t, s)
+
+        first = self._first_doubt(value, slope, arb(0), h, 0)
         if first is None:
             return None
         if (abs(first[0]) > 0.875 * abs(h)):
@@ -64,14 +72,16 @@ class Watch:
     def _state(self, known, expansion, s):
         return known.hull_at(expansion, s)[:known.n]
 
-    def _first_doubt(self, value, s, h, depth):
-        """The first part [s, s + h] of the finest subdivision on which G may vanish, or None."""
-        if value(s.union(s + h)) * self.sign > 0:
+    def _first_doubt(self, value, slope, s, h, depth):
+        """The first part [s, s + h] of the finest subdivision on which G may reach 0, or None; it cannot while it moves away."""
+        part = s.union(s + h)
+        if value(part) * self.sign > 0:
             return None
         if depth == FINEST:
-            return s, h
+            return None if slope(part) * h * self.sign > 0 else (s, h)
         half = h / 2
-        return self._first_doubt(value, s, half, depth + 1) or self._first_doubt(value, s + half, half, depth + 1)
+        return (self._first_doubt(value, slope, s, half, depth + 1)
+                or self._first_doubt(value, slope, s + half, half, depth + 1))
 
     def _newton(self, value, known, expansion, t, s, piece):
         """S' = m - G(m)/G'(S) inside S proves one zero in S; repeated while it gains."""
