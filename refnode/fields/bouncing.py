@@ -12,57 +12,51 @@ MARK_1, MARK_2 = 1.25, 2.125       # in the flights of `bounce/thrice`, which me
 
 
 @host_device
-def bounces_rhs(t, y, theta, tape, dy):
-    """height' = v, v' = -g/(-e)^k, theta = (g, e), k = 0, 1, 2, 3 the number of the flight.
-
-    w = 1 above the ground, 0 below it; late = 1 in the second flight there.
-    """
+def flight(t, y, e):
+    """(k, 1/e, 1/(-e)^k), k the number of the flight. w = 1 above the ground, 0 below it; late = 1 in the second flight there."""
     w = 1.0 * ((-y[0]).real < 0.0)
     late = w * (1.0 * (t.real >= MARK_1)) + (1.0 - w) * (1.0 * (t.real >= MARK_2))
-    sign, r = 1.0 - 2.0 * w, 1.0 / theta[1]
+    r = 1.0 / e
+    return 1.0 - w + 2.0 * late, r, (2.0 * w - 1.0) * (w + (1.0 - w) * r) * (1.0 - late + late * r * r)
+
+
+@host_device
+def bounces_rhs(t, y, theta, tape, dy):
+    """height' = v, v' = -g/(-e)^k, theta = (g, e), k = 0, 1, 2, 3 the number of the flight."""
+    k, r, power = flight(t, y, theta[1])
     dy[0] = y[1]
-    dy[1] = sign * theta[0] * (w + (1.0 - w) * r) * (1.0 - late + late * r * r)
+    dy[1] = -theta[0] * power
 
 
 @host_device
 def bounces_jvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_tan):
-    """Tangent of `bounces_rhs` within the flights, of dy[1] = sign g r^k with r = 1/e, r_tan = -r^2 e_tan."""
-    w = 1.0 * ((-y[0]).real < 0.0)
-    late = w * (1.0 * (t.real >= MARK_1)) + (1.0 - w) * (1.0 * (t.real >= MARK_2))
-    sign, r, k = 1.0 - 2.0 * w, 1.0 / theta[1], 1.0 - w + 2.0 * late
-    power = sign * (w + (1.0 - w) * r) * (1.0 - late + late * r * r)
+    """Tangent of `bounces_rhs` within the flights: d/de of (-e)^-k is -k/e times itself."""
+    k, r, power = flight(t, y, theta[1])
     dy_tan[0] = y_tan[1]
-    dy_tan[1] = power * (theta_tan[0] - k * theta[0] * r * theta_tan[1])
+    dy_tan[1] = -power * (theta_tan[0] - k * r * theta[0] * theta_tan[1])
 
 
 @host_device
 def bounces_vjp(t, y, theta, tape, dy_bar, t_bar, y_bar, theta_bar):
     """Transpose of `bounces_jvp`."""
-    w = 1.0 * ((-y[0]).real < 0.0)
-    late = w * (1.0 * (t.real >= MARK_1)) + (1.0 - w) * (1.0 * (t.real >= MARK_2))
-    sign, r, k = 1.0 - 2.0 * w, 1.0 / theta[1], 1.0 - w + 2.0 * late
-    power = sign * (w + (1.0 - w) * r) * (1.0 - late + late * r * r)
-    # dy[0] = y[1]; dy[1] = sign*g*r^k
-    y_bar[1] += dy_bar[0]
-    theta_bar[0] += power * dy_bar[1]
-    theta_bar[1] -= k * theta[0] * r * power * dy_bar[1]
+    k, r, power = flight(t, y, theta[1])
+    y_bar[1] += dy_bar[0]                                       # dy_tan[0] = y_tan[1]
+    theta_bar[0] -= power * dy_bar[1]                           # dy_tan[1] = -power * (theta_tan[0] - ...
+    theta_bar[1] += power * k * r * theta[0] * dy_bar[1]        # ... k * r * theta[0] * theta_tan[1])
 
 
 @host_device
 def bounces_hvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_bar, dy_bar_tan, t_bar_tan, y_bar_tan,
                 theta_bar_tan):
     """Tangent of `bounces_vjp` within the flights."""
-    w = 1.0 * ((-y[0]).real < 0.0)
-    late = w * (1.0 * (t.real >= MARK_1)) + (1.0 - w) * (1.0 * (t.real >= MARK_2))
-    sign, r, k = 1.0 - 2.0 * w, 1.0 / theta[1], 1.0 - w + 2.0 * late
-    power = sign * (w + (1.0 - w) * r) * (1.0 - late + late * r * r)
+    k, r, power = flight(t, y, theta[1])
     power_tan = -k * r * power * theta_tan[1]
-    # y_bar[1] += dy_bar[0]; theta_bar[0] += power*dy_bar[1]
+    # y_bar[1] += dy_bar[0]; theta_bar[0] -= power*dy_bar[1]
     y_bar_tan[1] += dy_bar_tan[0]
-    theta_bar_tan[0] += power_tan * dy_bar[1] + power * dy_bar_tan[1]
-    # theta_bar[1] -= k*g*r*power*dy_bar[1], of which r*power goes with r^(k+1)
-    slope_tan = theta_tan[0] - (k + 1.0) * theta[0] * r * theta_tan[1]
-    theta_bar_tan[1] -= k * r * power * (slope_tan * dy_bar[1] + theta[0] * dy_bar_tan[1])
+    theta_bar_tan[0] -= power_tan * dy_bar[1] + power * dy_bar_tan[1]
+    # theta_bar[1] += k*power*r*g*dy_bar[1], of which power*r goes with e^-(k + 1)
+    slope_tan = theta_tan[0] - (k + 1.0) * r * theta[0] * theta_tan[1]
+    theta_bar_tan[1] += k * power * r * (slope_tan * dy_bar[1] + theta[0] * dy_bar_tan[1])
 
 
 bounces = VectorField(
