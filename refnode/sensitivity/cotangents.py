@@ -203,11 +203,17 @@ def cotangents_of(problem, forward, seeds, y0_bar, theta_bar, stats):
     times_bar, growth = time_cotangents(problem.flow_field, problem, problem.flow_y0, forward.ys, forward.y1, seeds,
                                         y0_bar)
     warn_of_horizon(growth, solved_tolerance(getattr(forward, "forward", forward)))
-    t0_bar, ts_bar, t1_bar = float(times_bar[0]), times_bar[1:-1], float(times_bar[-1])
-    if problem.ts_is_t1:
-        t1_bar, ts_bar = t1_bar + float(ts_bar[0]), np.empty(0)
+    t0_bar, t1_bar, ts_bar = ends_and_observations(problem, times_bar)
     return Cotangents(y0=y0_bar[:problem.y0.size].copy(), theta=theta_bar.copy(), t0=t0_bar, t1=t1_bar, ts=ts_bar,
                       stats={**stats, "growth": growth})
+
+
+def ends_and_observations(problem, times_bar):
+    """Cotangents of t0, t1 and the observation times, from those of all in a row."""
+    t0_bar, ts_bar, t1_bar = float(times_bar[0]), times_bar[1:-1], float(times_bar[-1])
+    if problem.ts_is_t1:
+        return t0_bar, t1_bar + float(ts_bar[0]), np.empty(0)
+    return t0_bar, t1_bar, ts_bar
 
 
 def growth_of(problem, forward, seeds, y0_bar):
