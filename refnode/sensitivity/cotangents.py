@@ -126,7 +126,7 @@ def cost_slopes(problem, states):
 def require_finite(name, array):
     """Raise InvalidInputError naming the first entry that is not finite."""
     flat = array.ravel("K")
-    if math.isfinite(flat @ flat):                              # quick, and finite only if all entries are
+    if math.isfinite(flat.dot(flat)):                           # quick, and finite only if all entries are
         return
     finite = np.isfinite(array)
     if not finite.all():
