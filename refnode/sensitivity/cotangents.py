@@ -173,16 +173,13 @@ slopes_at.single = SingleDriver(slopes_at, ("t0", "y0", "ts", "ys", "t1", "y1", 
 def slopes_of(field, problem, y0, ys, y1):
     """f at t0, at every observation and at t1, for the states there, shape (K + 2, n)."""
     slopes = np.empty((len(ys) + 2, y0.size))
-    _run_slopes_at(field, problem, y0, ys, y1, slopes, Seeds(ys, y1), y0)
+    time_cotangents(field, problem, y0, ys, y1, Seeds(ys, y1), y0, slopes)
     return slopes
 
 
-def time_cotangents(field, problem, y0, ys, y1, seeds, y0_bar):
-    """Cotangents of t0, of every observation time and of t1, shape (K + 2,), and `sensitivity_growth`."""
-    return _run_slopes_at(field, problem, y0, ys, y1, np.empty((len(ys) + 2, y0.size), ys.dtype), seeds, y0_bar)
-
-
-def _run_slopes_at(field, problem, y0, ys, y1, slopes, seeds, y0_bar):
+def time_cotangents(field, problem, y0, ys, y1, seeds, y0_bar, slopes=None):
+    """Cotangents of t0, of every observation time and of t1, shape (K + 2,), and `sensitivity_growth`; overwrites ``slopes``."""
+    slopes = np.empty((len(ys) + 2, y0.size), ys.dtype) if slopes is None else slopes
     times_bar, growth = np.empty(len(slopes)), np.empty(1)
     theta, dtype, driver_ = problem.theta, slopes.dtype, slopes_at
     if dtype is SINGLE:
