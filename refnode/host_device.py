@@ -25,7 +25,7 @@ from numba.experimental import function_type
 from numba.extending import NativeValue, unbox
 
 from refnode.disk_cache import LazyCache, PackageCache
-from refnode.linked_bodies import LINKED, OF_A_DRIVER, OUTER
+from refnode.linked_bodies import DISJOINT, LINKED, OF_A_DRIVER, OUTER
 
 OPTIONS = {"error_model": "numpy", "_nrt": False}
 INLINED = {**OPTIONS, "forceinline": True}      # of formulas into drivers: halves the time of a small solve
@@ -149,12 +149,15 @@ class _Body(numba.core.registry.CPUDispatcher):
 
 
 class Driver:
-    """A loop around formulas, compiled for one signature when first called, and cached on disk."""
+    """A loop around formulas, compiled for one signature when first called, and cached on disk.
 
-    def __init__(self, function, signature):
+    ``disjoint`` promises that no array it writes shares memory with another argument.
+    """
+
+    def __init__(self, function, signature, disjoint=False):
         functools.update_wrapper(self, function)
         self.py_func = function
-        self.signature = signature
+        self.signature, self.disjoint = signature, disjoint
         self.is_higher_order = True
         self._entry = None
 
@@ -181,11 +184,11 @@ class Driver:
         It takes the dispatchers themselves in their places.
         """
         types_ = (*map(numba.typeof, functions), *self.signature.args[len(functions):])
-        return _entry_point(self.py_func, INTEGER(*types_), caching.NullCache())
+        return _entry_point(self.py_func, INTEGER(*types_), caching.NullCache(), DISJOINT if self.disjoint else OF_A_DRIVER)
 
 
-def _entry_point(function, signature, cache):
-    dispatcher = njit(**OPTIONS, **OF_A_DRIVER, nogil=True)(function)
+def _entry_point(function, signature, cache, compiler=OF_A_DRIVER):
+    dispatcher = njit(**OPTIONS, **compiler, nogil=True)(function)
     dispatcher._cache = cache
     with warnings.catch_warnings():             # functions as arguments are "experimental" to Numba
         warnings.simplefilter("ignore", NumbaExperimentalFeatureWarning)
@@ -197,6 +200,11 @@ def _entry_point(function, signature, cache):
 def driver(*signature):
     """Decorator: a `Driver` with the given argument types. Drivers return an integer status."""
     return lambda function: Driver(function, INTEGER(*signature))
+
+
+def disjoint_driver(*signature):
+    """Decorator: a `driver` whose arrays do not overlap, which LLVM may rely on where the driver is specialised."""
+    return lambda function: Driver(function, INTEGER(*signature), disjoint=True)
 
 
 # --- the un-jitted twin ---------------------------------------------------------------------------

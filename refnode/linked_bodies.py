@@ -100,6 +100,18 @@ class DriverLowering(OuterLowering):
     library = DriverLibrary
 
 
+@register_pass(mutates_CFG=True, analysis_only=False)
+class DisjointLowering(DriverLowering):
+    """The same for a driver whose arrays do not overlap: what LLVM holds in registers it need not load again after a store
+    to another array. `tests/test_disjoint.py` holds the callers to it."""
+
+    _name = "disjoint_lowering"
+
+    def run_pass(self, state):
+        state.flags.noalias = True
+        return super().run_pass(state)
+
+
 class _Compiler(CompilerBase):
     """Numba's pipeline, with another lowering in the place of its own."""
 
@@ -123,6 +135,11 @@ class DriverCompiler(_Compiler):
     lowering = DriverLowering
 
 
+class DisjointCompiler(_Compiler):
+    lowering = DisjointLowering
+
+
 LINKED = {"pipeline_class": LinkedCompiler, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 OUTER = {"pipeline_class": OuterCompiler, "no_cfunc_wrapper": True}
 OF_A_DRIVER = {"pipeline_class": DriverCompiler, "no_cfunc_wrapper": True}
+DISJOINT = {**OF_A_DRIVER, "pipeline_class": DisjointCompiler}

@@ -101,7 +101,7 @@ class SingleDriver(Driver):
         functools.update_wrapper(self, driver.py_func)
         self.__name__ += "_single"
         self.driver, self.names = driver, tuple(names)
-        self.is_higher_order, self._entry = True, None
+        self.is_higher_order, self.disjoint, self._entry = True, False, None
 
     @functools.cached_property
     def py_func(self):

@@ -22,7 +22,7 @@ PACKAGE = str(pathlib.Path(refnode.__file__).parent)
 OPTIONS = {"rtol": 1e-8, "atol": 1e-8}
 COUNTED = {             # of a warm W1: at most so many calls of refnode's functions, and bytes beside those that steps need
     "gradient": (82, 9_000),
-    "GradientFunction": (57, 6_500)}
+    "GradientFunction": (45, 6_000)}
 BYTES_A_STEP = 24       # the times, in the solve and in its result; states, slopes and tapes are taken over
 
 

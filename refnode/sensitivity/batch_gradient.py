@@ -11,7 +11,7 @@ from refnode.checks import require_place
 from refnode.cuda_device import device_and_real
 from refnode.errors import IntegrationError, InvalidInputError
 from refnode.host_device import (
-    BLOCK, INTEGERS, MATRIX, RHS, RHS_VJP, VECTOR, driver, higher_order, host_device)
+    BLOCK, INTEGERS, MATRIX, RHS, RHS_VJP, VECTOR, disjoint_driver, higher_order, host_device)
 from refnode.sensitivity.batch_parts import sweep_parts
 from refnode.sensitivity.cotangents import fill_slopes, require_finite
 from refnode.sensitivity.discrete_adjoint import OBSERVATION, OFFSET, SLICE, STEP, pull_through_steps
@@ -37,7 +37,7 @@ ADJOINT_SAMPLES_TYPES = types.Tuple((
     MATRIX, MATRIX))                                             # theta_bars, slopes
 
 
-@driver(RHS, RHS_VJP, ADJOINT_SAMPLES_TYPES)
+@disjoint_driver(RHS, RHS_VJP, ADJOINT_SAMPLES_TYPES)
 def discrete_adjoint_samples(f, f_vjp, arguments):
     """Pull the cotangents of samples back, one after another; see `pull_each`."""
     return pull_each(f, f_vjp, *arguments)

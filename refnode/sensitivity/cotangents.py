@@ -126,7 +126,7 @@ def cost_slopes(problem, states):
 def require_finite(name, array):
     """Raise InvalidInputError naming the first entry that is not finite."""
     flat = array.ravel("K")
-    if math.isfinite(flat @ flat):                              # quick, and finite only if all entries are
+    if math.isfinite(flat.dot(flat)):                           # quick, and finite only if all entries are
         return
     finite = np.isfinite(array)
     if not finite.all():
@@ -173,16 +173,13 @@ slopes_at.single = SingleDriver(slopes_at, ("t0", "y0", "ts", "ys", "t1", "y1", 
 def slopes_of(field, problem, y0, ys, y1):
     """f at t0, at every observation and at t1, for the states there, shape (K + 2, n)."""
     slopes = np.empty((len(ys) + 2, y0.size))
-    _run_slopes_at(field, problem, y0, ys, y1, slopes, Seeds(ys, y1), y0)
+    time_cotangents(field, problem, y0, ys, y1, Seeds(ys, y1), y0, slopes)
     return slopes
 
 
-def time_cotangents(field, problem, y0, ys, y1, seeds, y0_bar):
-    """Cotangents of t0, of every observation time and of t1, shape (K + 2,), and `sensitivity_growth`."""
-    return _run_slopes_at(field, problem, y0, ys, y1, np.empty((len(ys) + 2, y0.size), ys.dtype), seeds, y0_bar)
-
-
-def _run_slopes_at(field, problem, y0, ys, y1, slopes, seeds, y0_bar):
+def time_cotangents(field, problem, y0, ys, y1, seeds, y0_bar, slopes=None):
+    """Cotangents of t0, of every observation time and of t1, shape (K + 2,), and `sensitivity_growth`; overwrites ``slopes``."""
+    slopes = np.empty((len(ys) + 2, y0.size), ys.dtype) if slopes is None else slopes
     times_bar, growth = np.empty(len(slopes)), np.empty(1)
     theta, dtype, driver_ = problem.theta, slopes.dtype, slopes_at
     if dtype is SINGLE:
@@ -203,11 +200,17 @@ def cotangents_of(problem, forward, seeds, y0_bar, theta_bar, stats):
     times_bar, growth = time_cotangents(problem.flow_field, problem, problem.flow_y0, forward.ys, forward.y1, seeds,
                                         y0_bar)
     warn_of_horizon(growth, solved_tolerance(getattr(forward, "forward", forward)))
-    t0_bar, ts_bar, t1_bar = float(times_bar[0]), times_bar[1:-1], float(times_bar[-1])
-    if problem.ts_is_t1:
-        t1_bar, ts_bar = t1_bar + float(ts_bar[0]), np.empty(0)
+    t0_bar, t1_bar, ts_bar = ends_and_observations(problem, times_bar)
     return Cotangents(y0=y0_bar[:problem.y0.size].copy(), theta=theta_bar.copy(), t0=t0_bar, t1=t1_bar, ts=ts_bar,
                       stats={**stats, "growth": growth})
+
+
+def ends_and_observations(problem, times_bar):
+    """Cotangents of t0, t1 and the observation times, from those of all in a row."""
+    t0_bar, ts_bar, t1_bar = float(times_bar[0]), times_bar[1:-1], float(times_bar[-1])
+    if problem.ts_is_t1:
+        return t0_bar, t1_bar + float(ts_bar[0]), np.empty(0)
+    return t0_bar, t1_bar, ts_bar
 
 
 def growth_of(problem, forward, seeds, y0_bar):

@@ -12,7 +12,7 @@ import numpy as np
 from numba import types
 
 from refnode.host_device import (
-    BLOCK, INTEGERS, MATRIX, RHS, RHS_JVP, RHS_VJP, VECTOR, driver, higher_order)
+    BLOCK, INTEGERS, MATRIX, RHS, RHS_JVP, RHS_VJP, VECTOR, disjoint_driver, driver, higher_order)
 from refnode.linalg import copy_into
 from refnode.precision import SingleDriver, argument_names
 from refnode.sensitivity.cotangents import cotangents_of, forward_stats
@@ -104,7 +104,7 @@ def push_observations(f, f_jvp, method, path, i, t, h, k, theta, ts, ys_step, po
 
 # --- transpose ------------------------------------------------------------------------------------
 
-@driver(RHS, RHS_VJP, ADJOINT_TYPES)
+@disjoint_driver(RHS, RHS_VJP, ADJOINT_TYPES)
 def discrete_adjoint(f, f_vjp, arguments):
     """Pull one cotangent back through stored steps; see `pull_through_steps`."""
     return pull_through_steps(f, f_vjp, *arguments)

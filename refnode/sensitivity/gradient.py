@@ -260,7 +260,9 @@ class LossSeeds:
 
     def __call__(self, forward):
         loss, n, size = self.problem.loss, self.problem.y0.size, self.problem.flow_y0.size
-        ys, y1 = forward.ys[:, :n].T, forward.y1[:n]
+        ys, y1 = forward.ys.T, forward.y1
+        if size > n:
+            ys, y1 = ys[:n], y1[:n]
         if ys.dtype is SINGLE:
             ys, y1 = ys.astype(np.float64), y1.astype(np.float64)
         self.value = float(loss.value(ys, y1))

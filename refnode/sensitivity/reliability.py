@@ -51,13 +51,13 @@ def sensitivity_growth(y0, ys, y1, ys_bar, y1_bar, y0_bar):
     return felt / seen if seen > 0.0 else 0.0
 
 
-def warn_of_horizon(growth, rtol):
+def warn_of_horizon(growth, rtol, stacklevel=6):
     """Warn if errors of the size of the tolerance grow until nothing of the outputs is right."""
     if not growth * rtol <= HORIZON_WARNING:
         warnings.warn(
             f"a relative error of y0 grows by a factor of {growth:.3g} until it is observed, and the relative "
             f"tolerance is {rtol:.3g}: on a horizon this long the outputs are not determined by y0, and no gradient "
-            "of them means anything; shorten it", GradientWarning, stacklevel=6)
+            "of them means anything; shorten it", GradientWarning, stacklevel=stacklevel)
 
 
 def solved_tolerance(trajectory):

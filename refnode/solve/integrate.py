@@ -11,7 +11,7 @@ from numba import types
 from numba.extending import overload
 
 from refnode.host_device import (
-    BLOCK, BODY, INTEGERS, MATRIX, RHS, VECTOR, driver, higher_order, host_device, python_form)
+    BLOCK, BODY, INTEGERS, MATRIX, RHS, VECTOR, disjoint_driver, higher_order, host_device, python_form)
 from refnode.linalg import copy_into, first_non_finite, is_finite
 from refnode.precision import SingleDriver, argument_names
 from refnode.solve.equal_steps import given_time
@@ -46,7 +46,7 @@ INTEGRATE_TYPES = types.Tuple((
     VECTOR, VECTOR))                                             # z, w
 
 
-@driver(RHS, INTEGRATE_TYPES)
+@disjoint_driver(RHS, INTEGRATE_TYPES)
 def integrate_field(f, arguments):
     """Integrate dy/dt = f(t, y, theta); see `integrate`."""
     return integrate(Plain(f), *arguments)

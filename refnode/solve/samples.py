@@ -10,7 +10,7 @@ from numba import types
 
 from refnode.errors import InvalidInputError
 from refnode.host_device import (
-    BLOCK, INTEGERS, MATRIX, RHS, VECTOR, driver, higher_order)
+    BLOCK, INTEGERS, MATRIX, RHS, VECTOR, disjoint_driver, higher_order)
 from refnode.linalg import copy_into
 from refnode.solve.initial_value import flow_tolerances
 from refnode.solve.integrate import (
@@ -36,7 +36,7 @@ INTEGRATE_SAMPLES_TYPES = types.Tuple((
     INTEGERS, INTEGERS, INTEGERS, VECTOR, VECTOR))               # first, status, position, z, w
 
 
-@driver(RHS, INTEGRATE_SAMPLES_TYPES)
+@disjoint_driver(RHS, INTEGRATE_SAMPLES_TYPES)
 def integrate_samples(f, arguments):
     """Integrate samples of dy/dt = f(t, y, theta) one after another; see `integrate_each`."""
     return integrate_each(Plain(f), *arguments)

@@ -138,4 +138,4 @@ def rebuilt(body, replaced):
 
 def written_out_driver(driver, tableau, n):
     """The driver, with its steps written out."""
-    return Driver(rebuilt(driver.py_func, written_out(tableau, n)), driver.signature)
+    return Driver(rebuilt(driver.py_func, written_out(tableau, n)), driver.signature, driver.disjoint)
