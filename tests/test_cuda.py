@@ -4,6 +4,7 @@ The simulator runs a kernel's Python. Kernel and compiled CPU do the same sums i
 what the compiler's power and the C library's do: 1e-13 of each array's largest entry is promised, a few eps are seen.
 On a GPU products are fused into sums, with the same promise.
 """
+import functools
 import os
 import pathlib
 import subprocess
@@ -41,8 +42,11 @@ pytestmark = [pytest.mark.filterwarnings("ignore::refnode.errors.GradientWarning
 
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory):
-    """What `cuda_battery` found in the simulator, which needs a process of its own."""
-    path = tmp_path_factory.mktemp("cuda") / "battery.npz"
+    """A function that returns what `cuda_battery` found in the simulator, which needs a process of its own; on a GPU nobody asks."""
+    return functools.cache(lambda: run_simulator(tmp_path_factory.mktemp("cuda") / "battery.npz"))
+
+
+def run_simulator(path):
     root = pathlib.Path(__file__).resolve().parents[1]
     environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1", "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": str(root)}
     done = subprocess.run([sys.executable, cuda_battery.__file__, str(path)], env=environment, cwd=root,
@@ -55,8 +59,9 @@ def found_by(where, simulated, name):
     """Arrays of a program, and the kernels it launched."""
     if where == "gpu":
         return cuda_battery.launched(PROGRAMS[name][1])
-    keys = [key for key in simulated if key.startswith(f"{name}/") and not key.endswith("/launched")]
-    return {key.split("/")[-1]: simulated[key] for key in keys}, set(simulated[f"{name}/launched"])
+    kept = simulated()
+    keys = [key for key in kept if key.startswith(f"{name}/") and not key.endswith("/launched")]
+    return {key.split("/")[-1]: kept[key] for key in keys}, set(kept[f"{name}/launched"])
 
 
 # --- kernels against the CPU ----------------------------------------------------------------------
@@ -80,36 +85,36 @@ def test_every_kernel_has_a_program_and_a_mutant():
 @pytest.mark.parametrize("name", ITSELF)
 def test_the_device_agrees_with_itself(name, where, simulated):
     """Bits do not depend on waves, on slices, on other lanes; see `cuda_battery`."""
-    assert simulated[f"itself/{name}"] if where == "simulator" else ITSELF[name]()
+    assert simulated()[f"itself/{name}"] if where == "simulator" else ITSELF[name]()
 
 
 @everywhere
 def test_fault_40_a_lane_that_fails_disturbs_no_other(where, simulated):
     """One blows up, one begins where its slope overflows: a status each, and the others have the same bits."""
-    assert simulated["itself/failing_lanes"] if where == "simulator" else cuda_battery.failing_lanes()
+    assert simulated()["itself/failing_lanes"] if where == "simulator" else cuda_battery.failing_lanes()
 
 
 @everywhere
 def test_tangent_and_adjoint_are_transposes(where, simulated):
-    errors = simulated["dot_products"] if where == "simulator" else cuda_battery.dot_products()
+    errors = simulated()["dot_products"] if where == "simulator" else cuda_battery.dot_products()
     assert np.all(errors <= NEAR), errors
 
 
 @everywhere
 def test_single_precision(where, simulated):
     """Sixteen steps round about sixteen times."""
-    errors = simulated["single_precision"] if where == "simulator" else cuda_battery.single_precision()
+    errors = simulated()["single_precision"] if where == "simulator" else cuda_battery.single_precision()
     assert np.all(errors <= 16 * EPS32) and np.all(errors > EPS), errors
 
 
 def test_wrong_kernels_are_caught(simulated):
     """Each of them, and always: threads of the simulator take turns (`cuda_turns`)."""
-    assert simulated["uncaught mutants"].tolist() == []
+    assert simulated()["uncaught mutants"].tolist() == []
 
 
 def test_threads_wait_for_each_other(simulated):
     """Bits do not depend on which thread of a block goes first from barrier to barrier."""
-    assert simulated["other turns"].tolist() == []
+    assert simulated()["other turns"].tolist() == []
 
 
 # --- the device form of a body --------------------------------------------------------------------
