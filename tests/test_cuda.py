@@ -26,6 +26,7 @@ from refnode.fields.neural import mlp_field
 from refnode.host_device import python_form
 from refnode.layers.activations import activation_kernel
 from refnode.solve.step_size import error_norm
+from refnode.solve.perceptron_tile_cuda import TileSizes
 from refnode.steppers.explicit_rk import explicit_rk_step, length_cotangent, stage_state_vjp
 from refnode.steppers.system import Plain
 from refnode.steppers.tableaus import tableau
@@ -227,9 +228,18 @@ def test_doctor_says_what_is_usable(monkeypatch, capsys):
     assert "not usable: because of the weather" in capsys.readouterr().out
 
 
-def wide_batch(width=3000):
+def wide_batch(width):
     field = mlp_field((1, width, 1), "tanh")
     return Batch(field, [[1.0]], np.zeros(field.p), (0.0, 1.0), [0.5])
+
+
+@pytest.mark.parametrize("width, tile, resident, streamed, blocks", [
+    (64, 4, True, False, 512), (128, 8, False, False, 512), (1400, 1, False, False, 136), (1600, 16, False, True, 100)])
+def test_where_tiles_lie(width, tile, resident, streamed, blocks):
+    """Weights in shared memory; in the caches; a tile in shared memory or beyond; blocks whose sums fit into 2 GiB."""
+    sizes = TileSizes(tableau("dopri5"), mlp_field((2, width, width, 2), "tanh").perceptron, 2, "float64", sweep=True)
+    assert (sizes.tile, sizes.resident, sizes.streamed, sizes.configuration(10**6)[0]) == (tile, resident, streamed, blocks)
+    assert [array.shape[0] for array in sizes.rooms(10**6)] == 3 * [blocks if streamed else 1]
 
 
 def test_what_a_gpu_cannot_do_is_refused(monkeypatch):
@@ -239,7 +249,6 @@ def test_what_a_gpu_cannot_do_is_refused(monkeypatch):
     returning = Batch(njit(lambda t, y, theta: -y), [[1.0]])
     for call, message in (
             (lambda: solve_batch(batch, "joint", device="cuda"), '"joint" on device="cuda" needs a field of mlp_field'),
-            (lambda: solve_batch(wide_batch(), "joint", device="cuda"), r"fits into 48 KiB: widths \(1, 3000, 1\)"),
             (lambda: gradient_batch(BATCHES["networks"].replace(theta=np.ones((len(BATCHES["networks"]), 1)) * BATCHES["networks"].theta),
                                     step_control="joint", device="cuda"), "a theta that all samples share"),
             (lambda: solve_batch(wide_batch(8), "joint", method="dop853", device="cuda"), "tstops=True"),

@@ -245,7 +245,7 @@ def gradient_on_device(batch, sensitivity, recipe, own, options, on_failure, rea
     if batch.on_device:
         from refnode.sensitivity.resident_gradient_cuda import resident_gradient
         return resident_gradient(batch, sensitivity, recipe, own, options, on_failure, real)
-    if recipe.reversal == "stored" and tiles_serve(batch, batch.flow_field, batch.flow_y0, options, real):
+    if recipe.reversal == "stored" and tiles_serve(batch, batch.flow_field, options):
         from refnode.sensitivity.perceptron_gradient_cuda import tile_gradient
         return tile_gradient(batch, sensitivity, recipe, options, on_failure, real)
     samples = samples_of(batch, batch.flow_field, batch.flow_y0, options, real=real, **own)

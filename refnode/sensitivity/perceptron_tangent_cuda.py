@@ -8,7 +8,7 @@ from refnode.cuda_device import Kernel, cuda_module, device_function
 from refnode.linalg import has_nonzero
 from refnode.sensitivity.discrete_adjoint import OBSERVATION, SLICE, STEP
 from refnode.solve.integrate import FINISHED, RUNNING, STEPS
-from refnode.solve.perceptron_tile_cuda import IDLE, STEPS_ON, Place, Stored, tangent_function, tile_functions
+from refnode.solve.perceptron_tile_cuda import IDLE, STEPS_ON, Place, Stored, room_functions, tangent_function, tile_functions
 from refnode.steppers.explicit_rk import dense_output
 
 cuda = cuda_module()           # of this name the simulator puts its own in a kernel's place
@@ -85,31 +85,32 @@ def push_tiles(on_device, field, sizes):
     """
     def barrier():
         cuda.syncthreads()
-    sync = device_function(barrier)
+    sync, (entries_in, row_in) = device_function(barrier), room_functions(sizes)
     load = tile_functions(on_device, sizes, sync)[0]
     slope, (aim, leave) = slope_tangent(on_device, sizes, sync), push_parts(on_device, sizes, sync)
     A, b, c, P, s, n, threads, resident = (
         sizes.A, sizes.b, sizes.c, sizes.P, sizes.s, sizes.n, sizes.threads, sizes.resident)
     size, entries, states_of_tile, slopes_of_tile, number, one = (
-        sizes.tile, sizes.entries, sizes.states, sizes.slopes, from_dtype(np.dtype(sizes.dtype)), sizes.dtype(1))
+        sizes.tile, *sizes.shared, from_dtype(np.dtype(sizes.dtype)), sizes.dtype(1))
 
-    def tiles(theta, counts, times, states, ts, seen, ys_step, positions, theta_tan, y_tans, ys_tans, status):
-        shared = cuda.shared.array(entries, number)            # one a line: the simulator knows them by their lines
+    def tiles(theta, counts, times, states, ts, seen, ys_step, positions, theta_tan, y_tans, ys_tans, room, state_room, slope_room, status):
+        block = cuda.blockIdx.x
+        shared = entries_in(cuda.shared.array(entries, number), room, block)    # one a line: the simulator knows them so
         t = cuda.shared.array(size, float64)
         h = cuda.shared.array(size, number)
         does = cuda.shared.array(size, int64)
-        y = cuda.shared.array(states_of_tile, number)
-        z = cuda.shared.array(states_of_tile, number)
-        y_tan = cuda.shared.array(states_of_tile, number)
-        z_tan = cuda.shared.array(states_of_tile, number)
-        k = cuda.shared.array(slopes_of_tile, number)
-        k_tan = cuda.shared.array(slopes_of_tile, number)
+        y = row_in(cuda.shared.array(states_of_tile, number), state_room, block, 0)
+        z = row_in(cuda.shared.array(states_of_tile, number), state_room, block, 1)
+        y_tan = row_in(cuda.shared.array(states_of_tile, number), state_room, block, 2)
+        z_tan = row_in(cuda.shared.array(states_of_tile, number), state_room, block, 3)
+        k = row_in(cuda.shared.array(slopes_of_tile, number), slope_room, block, 0)
+        k_tan = row_in(cuda.shared.array(slopes_of_tile, number), slope_room, block, 1)
         a_rows, b_row, nodes, dense = (
             cuda.const.array_like(A), cuda.const.array_like(b), cuda.const.array_like(c), cuda.const.array_like(P))
         stored, tile = Stored(times, states, ts, ys_step, positions), Tile(t, h, does, y, z, y_tan, z_tan, k, k_tan)
         thread, w = cuda.threadIdx.x, shared if resident else theta
         load(thread, theta, shared)
-        for first in range(cuda.blockIdx.x * size, status.shape[0], cuda.gridDim.x * size):
+        for first in range(block * size, status.shape[0], cuda.gridDim.x * size):
             at = Place(thread, first, min(size, status.shape[0] - first))
             for e in range(thread, at.count * n, threads):
                 y_tan[e] = y_tans[e % n, first + e // n]
