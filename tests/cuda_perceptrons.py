@@ -148,9 +148,9 @@ TILE_MUTANTS = [          # of a kernel, or of a function that it calls
     ("try_tiles", "slopes[e % n, first + e // n]", "slopes[e % n, e // n]"),
     ("try_tiles.error_function", "tile.k[:, own]", "tile.k[:, :n]"),
     ("try_tiles.error_function", "sums[FIRST, j], sums[SECOND, j] =", "sums[SECOND, j], sums[FIRST, j] ="),
-    ("solve_tiles.turn_function", "q % count * units + q // count", "q // count"),
-    ("pull_tiles.turn_function", "q % count * units + q // count", "q % count * units"),
-    ("push_tiles.turn_function", "q % count * units + q // count", "q // count * units + q % count"),
+    ("solve_tiles.tile_functions", "entry(q, d_out, at.count)", "entry(q, 1, at.count)"),
+    ("pull_tiles.pull_function", "entry(q, d_in, count)", "entry(q, 1, count)"),
+    ("push_tiles.tangent_function", "entry(q, d_out, at.count)", "entry(q, 1, at.count)"),
     ("pull_tiles.room_functions", "return room[block, row]", "return room[block, 0]"),
     ("slope_tiles", "times[row, first + e // n], 0.0", "times[0, first + e // n], 0.0"),
     # without a barrier

@@ -66,7 +66,7 @@ class TileSweep(DeviceSweep):
         super().__init__(samples)
         self.sizes = samples.sweep_sizes
         blocks = self.sizes.configuration(len(samples.batch))[0]
-        self.block_sums = to_device(np.zeros((blocks, samples.thetas.shape[1])), samples.real)
+        self.block_sums = to_device(np.zeros((blocks, samples.thetas.shape[1]), samples.real))
         self.rooms = self.sizes.rooms(len(samples.batch))
 
     def run(self, kernel, wave, arguments):
