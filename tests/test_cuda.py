@@ -26,6 +26,7 @@ from refnode.fields.neural import mlp_field
 from refnode.host_device import python_form
 from refnode.layers.activations import activation_kernel
 from refnode.solve.step_size import error_norm
+from refnode.solve import perceptron_tile_cuda
 from refnode.solve.perceptron_tile_cuda import TileSizes
 from refnode.steppers.explicit_rk import explicit_rk_step, length_cotangent, stage_state_vjp
 from refnode.steppers.system import Plain
@@ -246,7 +247,15 @@ def test_where_tiles_lie(width, tile, resident, streamed, blocks):
     """Weights in shared memory; in the caches; a tile in shared memory or beyond; blocks whose sums fit into 2 GiB."""
     sizes = TileSizes(tableau("dopri5"), mlp_field((2, width, width, 2), "tanh").perceptron, 2, "float64", sweep=True)
     assert (sizes.tile, sizes.resident, sizes.streamed, sizes.configuration(10**6)[0]) == (tile, resident, streamed, blocks)
-    assert [array.shape[0] for array in sizes.rooms(10**6)] == 3 * [blocks if streamed else 1]
+
+
+def test_room_beyond_shared_memory(monkeypatch):
+    """A part for each block of each array, for no more blocks than there are tiles."""
+    monkeypatch.setattr(perceptron_tile_cuda, "device_array", np.zeros)
+    small, large = (TileSizes(tableau("dopri5"), mlp_field((2, width, 2), "tanh").perceptron, 2, "float64", sweep=True)
+                    for width in (64, 3000))
+    assert [array.size for array in small.rooms(10**6)] == [1, 1, 1]
+    assert [array.shape for array in large.rooms(33)] == [(3, large.entries), (3, 4, 32), (3, 2, 7, 32)]
 
 
 def test_what_a_gpu_cannot_do_is_refused(monkeypatch):
