@@ -151,7 +151,7 @@ TILE_MUTANTS = [          # of a kernel, or of a function that it calls
     ("solve_tiles.tile_functions", "entry(q, d_out, at.count)", "entry(q, 1, at.count)"),
     ("pull_tiles.pull_function", "entry(q, d_in, count)", "entry(q, 1, count)"),
     ("push_tiles.tangent_function", "entry(q, d_out, at.count)", "entry(q, 1, at.count)"),
-    ("pull_tiles.room_functions", "return room[block, row]", "return room[block, 0]"),
+    ("pull_tiles", "state_room[block, 1]", "state_room[block, 0]"),
     ("slope_tiles", "times[row, first + e // n], 0.0", "times[0, first + e // n], 0.0"),
     # without a barrier
     ("solve_tiles.tile_functions", "sync()\n        for layer in range(layers):", "for layer in range(layers):"),

@@ -16,7 +16,7 @@ from refnode.sensitivity.resident_gradient_cuda import total_of_chunks
 from refnode.solve.integrate import FINISHED, STEPS
 from refnode.solve.perceptron_cuda import TileSamples
 from refnode.solve.perceptron_joint_cuda import JointTileSamples
-from refnode.solve.perceptron_tile_cuda import Place, room_functions, tile_functions
+from refnode.solve.perceptron_tile_cuda import Place, tile_functions
 
 cuda = cuda_module()           # of this name the simulator puts its own in a kernel's place
 
@@ -26,18 +26,20 @@ def slope_tiles(on_device, field, sizes):
     """slopes (K, n, samples) = f at the times (K, samples) and states (K, n, samples), for every sample."""
     def barrier():
         cuda.syncthreads()
-    sync, (entries_in, row_in) = device_function(barrier), room_functions(sizes)
+    sync, streamed = device_function(barrier), sizes.streamed
     load, _, evaluate = tile_functions(on_device, sizes, sync)
     n, threads, resident = sizes.n, sizes.threads, sizes.resident
     size, (entries, states_of_tile, _), number = sizes.tile, sizes.shared, from_dtype(np.dtype(sizes.dtype))
 
     def tiles(theta, times, states, slopes, room, state_room, slope_room, status):
         block = cuda.blockIdx.x
-        shared = entries_in(cuda.shared.array(entries, number), room, block)    # one a line: the simulator knows them so
+        shared = cuda.shared.array(entries, number)            # one a line: the simulator knows them by their lines
         t = cuda.shared.array(size, float64)
         h = cuda.shared.array(size, number)
-        z = row_in(cuda.shared.array(states_of_tile, number), state_room, block, 0)
-        k = row_in(cuda.shared.array(states_of_tile, number), state_room, block, 1)
+        z = cuda.shared.array(states_of_tile, number)
+        k = cuda.shared.array(states_of_tile, number)
+        if streamed:                                           # in global memory instead
+            shared, z, k = room[block], state_room[block, 0], state_room[block, 1]
         thread, w = cuda.threadIdx.x, shared if resident else theta
         load(thread, theta, shared)
         for first in range(block * size, status.shape[0], cuda.gridDim.x * size):

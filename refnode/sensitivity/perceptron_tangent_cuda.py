@@ -8,7 +8,7 @@ from refnode.cuda_device import Kernel, cuda_module, device_function
 from refnode.linalg import has_nonzero
 from refnode.sensitivity.discrete_adjoint import OBSERVATION, SLICE, STEP
 from refnode.solve.integrate import FINISHED, RUNNING, STEPS
-from refnode.solve.perceptron_tile_cuda import IDLE, STEPS_ON, Place, Stored, room_functions, tangent_function, tile_functions
+from refnode.solve.perceptron_tile_cuda import IDLE, STEPS_ON, Place, Stored, tangent_function, tile_functions
 from refnode.steppers.explicit_rk import dense_output
 
 cuda = cuda_module()           # of this name the simulator puts its own in a kernel's place
@@ -85,7 +85,7 @@ def push_tiles(on_device, field, sizes):
     """
     def barrier():
         cuda.syncthreads()
-    sync, (entries_in, row_in) = device_function(barrier), room_functions(sizes)
+    sync, streamed = device_function(barrier), sizes.streamed
     load = tile_functions(on_device, sizes, sync)[0]
     slope, (aim, leave) = slope_tangent(on_device, sizes, sync), push_parts(on_device, sizes, sync)
     A, b, c, P, s, n, threads, resident = (
@@ -95,16 +95,19 @@ def push_tiles(on_device, field, sizes):
 
     def tiles(theta, counts, times, states, ts, seen, ys_step, positions, theta_tan, y_tans, ys_tans, room, state_room, slope_room, status):
         block = cuda.blockIdx.x
-        shared = entries_in(cuda.shared.array(entries, number), room, block)    # one a line: the simulator knows them so
+        shared = cuda.shared.array(entries, number)            # one a line: the simulator knows them by their lines
         t = cuda.shared.array(size, float64)
         h = cuda.shared.array(size, number)
         does = cuda.shared.array(size, int64)
-        y = row_in(cuda.shared.array(states_of_tile, number), state_room, block, 0)
-        z = row_in(cuda.shared.array(states_of_tile, number), state_room, block, 1)
-        y_tan = row_in(cuda.shared.array(states_of_tile, number), state_room, block, 2)
-        z_tan = row_in(cuda.shared.array(states_of_tile, number), state_room, block, 3)
-        k = row_in(cuda.shared.array(slopes_of_tile, number), slope_room, block, 0)
-        k_tan = row_in(cuda.shared.array(slopes_of_tile, number), slope_room, block, 1)
+        y = cuda.shared.array(states_of_tile, number)
+        z = cuda.shared.array(states_of_tile, number)
+        y_tan = cuda.shared.array(states_of_tile, number)
+        z_tan = cuda.shared.array(states_of_tile, number)
+        k = cuda.shared.array(slopes_of_tile, number)
+        k_tan = cuda.shared.array(slopes_of_tile, number)
+        if streamed:                                           # in global memory instead
+            shared, y, z, y_tan, z_tan = room[block], state_room[block, 0], state_room[block, 1], state_room[block, 2], state_room[block, 3]
+            k, k_tan = slope_room[block, 0], slope_room[block, 1]
         a_rows, b_row, nodes, dense = (
             cuda.const.array_like(A), cuda.const.array_like(b), cuda.const.array_like(c), cuda.const.array_like(P))
         stored, tile = Stored(times, states, ts, ys_step, positions), Tile(t, h, does, y, z, y_tan, z_tan, k, k_tan)

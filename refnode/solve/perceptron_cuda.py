@@ -13,7 +13,7 @@ from refnode.cuda_device import Kernel, cuda_module, device_array, device_functi
 from refnode.linalg import has_nonzero
 from refnode.solve.batch_cuda import DeviceSamples, Wave
 from refnode.solve.integrate import EVALUATIONS, KEEP, RUNNING, SLICE, STEPS, T
-from refnode.solve.perceptron_tile_cuda import IDLE, Place, TileSizes, room_functions, tile_functions
+from refnode.solve.perceptron_tile_cuda import IDLE, Place, TileSizes, tile_functions
 from refnode.solve.trial_steps import (
     ACCEPTED, T_NEXT, aim_trial, choose_first_size, first_guess_of, judge_trial, record_step, start_solve, wants_first_size)
 
@@ -123,7 +123,7 @@ def solve_tiles(on_device, field, sizes):
     """`integrate` for every sample that is RUNNING, tile by tile; with KEEP, times and states of its steps are kept."""
     def barrier():
         cuda.syncthreads()
-    sync, (entries_in, row_in) = device_function(barrier), room_functions(sizes)
+    sync, streamed = device_function(barrier), sizes.streamed
     load, stage, evaluate = tile_functions(on_device, sizes, sync)
     start, keep = start_function(on_device, sizes, sync, evaluate), keep_function(sizes, sync)
     aim, settle = step_functions(on_device, sizes, sync)
@@ -135,14 +135,17 @@ def solve_tiles(on_device, field, sizes):
     def tiles(control, rtol, atol, blocks, grids, limits, theta, clocks, counts, trials, y1s, slopes1, times, states,
               ts, seen, ys, ys_step, room, state_room, slope_room, status):
         block = cuda.blockIdx.x
-        shared = entries_in(cuda.shared.array(entries, number), room, block)    # one a line: the simulator knows them so
+        shared = cuda.shared.array(entries, number)            # one a line: the simulator knows them by their lines
         t = cuda.shared.array(size, float64)
         h = cuda.shared.array(size, number)
         does = cuda.shared.array(size, int64)
-        y = row_in(cuda.shared.array(states_of_tile, number), state_room, block, 0)
-        z = row_in(cuda.shared.array(states_of_tile, number), state_room, block, 1)
-        y1 = row_in(cuda.shared.array(states_of_tile, number), state_room, block, 2)
-        k = row_in(cuda.shared.array(slopes_of_tile, number), slope_room, block, 0)
+        y = cuda.shared.array(states_of_tile, number)
+        z = cuda.shared.array(states_of_tile, number)
+        y1 = cuda.shared.array(states_of_tile, number)
+        k = cuda.shared.array(slopes_of_tile, number)
+        if streamed:                                           # in global memory instead
+            shared, y, z, y1 = room[block], state_room[block, 0], state_room[block, 1], state_room[block, 2]
+            k = slope_room[block, 0]
         a_rows, b_row, nodes = cuda.const.array_like(A), cuda.const.array_like(b), cuda.const.array_like(c)
         errors, dense = cuda.const.array_like(E), cuda.const.array_like(P)
         rule, lanes = Rule(control, rtol, atol, blocks, grids, limits), Lanes(clocks, counts, trials, status)

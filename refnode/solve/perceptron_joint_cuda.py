@@ -17,7 +17,7 @@ from refnode.solve.integrate import (
     COMPONENT, EVALUATIONS, FINISHED, KEEP, MAX_STEPS, NON_FINITE, REJECTED, RUNNING, SEEN, STEPS, T, T_END,
     non_finite_component)
 from refnode.solve.perceptron_cuda import TileSamples, tiles_lack
-from refnode.solve.perceptron_tile_cuda import Place, room_functions, tile_functions
+from refnode.solve.perceptron_tile_cuda import Place, tile_functions
 from refnode.solve.trial_steps import (
     ACCEPTED, T_NEXT, aim_trial, choose_first_size, first_guess_of, joint_error, judge_error, squared_errors, wants_first_size)
 
@@ -47,7 +47,7 @@ def try_tiles(on_device, field, sizes):
     """One step from t to t_next for every sample: from states and slopes (n, samples) at t to those at t_next, and `sums`."""
     def barrier():
         cuda.syncthreads()
-    sync, (entries_in, row_in) = device_function(barrier), room_functions(sizes)
+    sync, streamed = device_function(barrier), sizes.streamed
     load, stage, evaluate = tile_functions(on_device, sizes, sync)
     errors = error_function(on_device, sizes, sync)
     A, b, c, E, s, n, threads, resident, real = (
@@ -57,13 +57,16 @@ def try_tiles(on_device, field, sizes):
 
     def tiles(t0, t_next, rtol, atol, theta, ys, slopes, y1s, slopes1, sums, room, state_room, slope_room, status):
         block = cuda.blockIdx.x
-        shared = entries_in(cuda.shared.array(entries, number), room, block)    # one a line: the simulator knows them so
+        shared = cuda.shared.array(entries, number)            # one a line: the simulator knows them by their lines
         t = cuda.shared.array(size, float64)
         h = cuda.shared.array(size, number)
-        y = row_in(cuda.shared.array(states_of_tile, number), state_room, block, 0)
-        z = row_in(cuda.shared.array(states_of_tile, number), state_room, block, 1)
-        y1 = row_in(cuda.shared.array(states_of_tile, number), state_room, block, 2)
-        k = row_in(cuda.shared.array(slopes_of_tile, number), slope_room, block, 0)
+        y = cuda.shared.array(states_of_tile, number)
+        z = cuda.shared.array(states_of_tile, number)
+        y1 = cuda.shared.array(states_of_tile, number)
+        k = cuda.shared.array(slopes_of_tile, number)
+        if streamed:                                           # in global memory instead
+            shared, y, z, y1 = room[block], state_room[block, 0], state_room[block, 1], state_room[block, 2]
+            k = slope_room[block, 0]
         a_rows, b_row, nodes, weights = (
             cuda.const.array_like(A), cuda.const.array_like(b), cuda.const.array_like(c), cuda.const.array_like(E))
         thread, w, tile = cuda.threadIdx.x, shared if resident else theta, Tile(t, h, y, z, y1, k)

@@ -112,28 +112,14 @@ class TileSizes(Sizes):
         return min(self.blocks, -(-lanes // self.tile)), self.threads
 
     def rooms(self, lanes):
-        """Global memory for the tiles of all blocks, as kernels take it: arrays of one entry unless ``streamed``."""
+        """Global memory for the tiles of all blocks, as kernels take it: arrays of one entry unless ``streamed``.
+
+        A kernel says itself which of its arrays lie there: a device function cannot hand out a part of an array.
+        """
         blocks = self.configuration(lanes)[0] if self.streamed else 1
         shapes = ((self.entries,), (STATES_OF_A_BLOCK, self.states), (SLOPES_OF_A_BLOCK, *self.slopes)) if self.streamed else (
             (1,), (1, 1), (1, 1, 1))
         return tuple(device_array((blocks, *shape), self.dtype) for shape in shapes)
-
-
-def room_functions(sizes):
-    """(entries_in, row_in): the array that a block uses, the one in shared memory or its own part of a room."""
-    if sizes.streamed:
-        def entries_in(shared, room, block):
-            return room[block]
-
-        def row_in(shared, room, block, row):
-            return room[block, row]
-    else:
-        def entries_in(shared, room, block):
-            return shared
-
-        def row_in(shared, room, block, row):
-            return shared
-    return device_function(entries_in), device_function(row_in)
 
 
 def turn_function(sizes):

@@ -141,7 +141,7 @@ def cases(quick=False, only="*"):
         for field in (perceptron((2, 64, 64, 2)), perceptron((16, 128, 128, 16)), flow((2, 64, 2))):
             add(field, "dopri5", "float64", ARCHITECTURES, TILES, run_tiles)
             add(field, "dopri5", "float32", ARCHITECTURES, TILES, run_tiles)
-        add(perceptron((2, 1600, 1600, 2)), "dopri5", "float64", ARCHITECTURES, TILES, run_tiles)        # streamed
+        add(perceptron((2, 3200, 3200, 2)), "dopri5", "float64", ARCHITECTURES, TILES, run_tiles)              # streamed
         add(lorenz, "dop853", "float64", one)
         with_tape = perceptron()
         for batch in (with_tape.replace(theta=with_tape.theta[None]), with_cost()):         # with a theta of its own: not in tiles
