@@ -27,16 +27,17 @@ def test_what_is_missing_is_said():
 
 @pytest.fixture(scope="module")
 def compiled():
-    """(kernel, types of numbers, architecture) -> PTX, for every kernel; nothing is compiled twice."""
+    """The script, all (kernel, whether streamed), and a function that compiles such a kernel for an architecture, once."""
     compile_ptx = script()
     why = compile_ptx.missing()
     if why is not None:
         pytest.skip(f"kernels cannot be compiled here: {why}")
-    cases = {(kernel, sizes.real): (source, types) for kernel, _, sizes, source, types, _ in compile_ptx.cases(quick=True)}
+    cases = {(kernel, getattr(sizes, "streamed", False)): (source, types)
+             for kernel, _, sizes, source, types, _ in compile_ptx.cases(quick=True)}
 
     @functools.cache
-    def ptx(kernel, real, architecture):
-        return compile_ptx.compile_for(*cases[kernel, real], architecture)
+    def ptx(kernel, streamed, architecture):
+        return compile_ptx.compile_for(*cases[kernel, streamed], architecture)
     return compile_ptx, sorted(cases), ptx
 
 
@@ -50,16 +51,18 @@ def require_compiled(compile_ptx, kernel, ptx, architecture):
 def test_every_kernel_compiles(compiled):
     """Each for one architecture, in turn. Some 70 s of processor time where numba-cuda is installed, which is not by default."""
     compile_ptx, cases, ptx = compiled
-    for number, (kernel, real) in enumerate(cases):
+    kernels = [kernel for kernel, streamed in cases if not streamed]
+    for number, kernel in enumerate(kernels):
         architecture = compile_ptx.ARCHITECTURES[number % len(compile_ptx.ARCHITECTURES)]
-        require_compiled(compile_ptx, kernel, ptx(kernel, real, architecture), architecture)
-    assert {kernel for kernel, _ in cases} == set(every_kernel())
+        require_compiled(compile_ptx, kernel, ptx(kernel, False, architecture), architecture)
+    assert set(kernels) == set(every_kernel())
 
 
 @pytest.mark.slow
 def test_every_kernel_compiles_for_every_architecture(compiled):
-    """For a scalar field and a perceptron, in double precision; the script has more fields, methods and single precision."""
+    """For a scalar field and perceptrons, resident and streamed, in double precision; the script has more fields, methods and single precision."""
     compile_ptx, cases, ptx = compiled
-    for kernel, real in cases:
+    assert {kernel for kernel, streamed in cases if streamed} == set(compile_ptx.TILES)
+    for kernel, streamed in cases:
         for architecture in compile_ptx.ARCHITECTURES:
-            require_compiled(compile_ptx, kernel, ptx(kernel, real, architecture), architecture)
+            require_compiled(compile_ptx, kernel, ptx(kernel, streamed, architecture), architecture)

@@ -119,7 +119,7 @@ def cases(quick=False, only="*"):
 
     Every kernel for Lorenz, or for perceptrons and a flow, and all architectures, tiles also in single precision; for one of these
     lanes in single precision, by DOP853, for a field with a tape and for one of closures, and every other classical field in the
-    kernels that call all of its functions. ``quick`` has every kernel once, for a scalar field and a step of three stages.
+    kernels that call all of its functions. ``quick`` has every kernel for a scalar field and a step of three stages, tiles also streamed.
     """
     import refnode.sensitivity.batch_gradient_cuda                       # so that their names are replaced too
     import refnode.sensitivity.perceptron_gradient_cuda
@@ -133,7 +133,8 @@ def cases(quick=False, only="*"):
                      if (kernels is None or key[0] in kernels) and fnmatch.fnmatchcase(key[0], only))
     if quick:
         add(batch_of(CATALOGUE["logistic"]()), "bosh3", "float64", ARCHITECTURES)
-        add(perceptron((1, 1)), "bosh3", "float64", ARCHITECTURES, TILES, run_tiles)
+        for widths in ((1, 1), (1, 6200, 1)):                           # resident, streamed
+            add(perceptron(widths), "bosh3", "float64", ARCHITECTURES, TILES, run_tiles)
     else:
         one, lorenz = ARCHITECTURES[1:2], batch_of(CATALOGUE["lorenz"]())
         add(lorenz, "dopri5", "float64", ARCHITECTURES)
@@ -261,7 +262,7 @@ def at_most_version(ptx, release):
 HEADER = """# Every CUDA kernel, compiled without a GPU
 
 Made by `python validation/cuda/compile_ptx.py` in one run. Nothing here has run: it says that the kernels compile, and what the compiler makes of them.
-Samples of 2-1600-1600-2 do not fit into shared memory: their tiles lie in global memory, and weights are streamed. *Stack* is local memory of a thread in bytes (states and slopes lie there), *spills* are
+Samples of 2-3200-3200-2 do not fit into shared memory: their tiles lie in global memory, and weights are streamed. *Stack* is local memory of a thread in bytes (states and slopes lie there), *spills* are
 registers that did not fit. {tools}
 
 | kernel | field | method | numbers | architecture | PTX bytes | registers | stack | spill stores | spill loads |
