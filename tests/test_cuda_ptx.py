@@ -49,7 +49,7 @@ def require_compiled(compile_ptx, kernel, ptx, architecture):
 
 
 def test_every_kernel_compiles(compiled):
-    """Each for one architecture, in turn. Some 70 s of processor time where numba-cuda is installed, which is not by default."""
+    """Each for one architecture, in turn. One to two minutes of processor time where numba-cuda is installed, which it is not by default."""
     compile_ptx, cases, ptx = compiled
     kernels = [kernel for kernel, streamed in cases if not streamed]
     for number, kernel in enumerate(kernels):
