@@ -27,11 +27,7 @@ $(VENV)/cuda: $(VENV)/installed
 	touch $@
 
 test-gpu: $(VENV)/cuda
-	$(BIN)/refnode doctor
-	$(BIN)/python -m pytest -m gpu -rs
-	$(BIN)/refnode validate --device cuda --output report-gpu
-	if command -v compute-sanitizer; then compute-sanitizer --error-exitcode 1 $(BIN)/python -m pytest -m gpu -k "catalogue and lorenz"; fi
-	$(BIN)/python validation/performance/gpu.py --output validation/results/cuda_performance.md
+	$(BIN)/python validation/cuda/hardware.py
 
 $(VENV)/peers: $(VENV)/installed validation/performance/requirements.txt
 	$(BIN)/python -m pip install --quiet -r validation/performance/requirements.txt

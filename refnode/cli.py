@@ -170,6 +170,18 @@ def run_doctor(options):
     return OK
 
 
+def tiles_text():
+    """Where a block of a GPU keeps its samples of a perceptron with two hidden layers, for a gradient in double precision."""
+    import bisect
+    from refnode.fields.neural import mlp_field
+    from refnode.solve.perceptron_tile_cuda import SHARED_BYTES, TileSizes
+    from refnode.steppers.tableaus import tableau
+    sizes = lambda width: TileSizes(tableau("dopri5"), mlp_field((2, width, width, 2), "tanh").perceptron, 2, "float64", sweep=True)
+    widest = lambda beyond: bisect.bisect_left(range(4096), True, lo=1, key=lambda width: beyond(sizes(width))) - 1
+    return (f"{SHARED_BYTES // 1024} KiB of shared memory a block: perceptrons 2-w-w-2 with their weights to w = "
+            f"{widest(lambda found: not found.resident)}, without to {widest(lambda found: found.streamed)}, streamed beyond")
+
+
 def installation():
     """(name, fact) pairs."""
     import numba
@@ -184,4 +196,5 @@ def installation():
     yield "cache", f"{cache['path']}, {cache['files']} files, {cache['bytes'] / 2**20:.1f} MiB"
     yield "threads", f"{numba.config.NUMBA_NUM_THREADS} (NUMBA_NUM_THREADS), {os.cpu_count()} processors"
     yield "CUDA", cuda_device.facts()
+    yield "CUDA tiles", tiles_text()
     yield "JIT", "off (NUMBA_DISABLE_JIT)" if numba.config.DISABLE_JIT else "on"

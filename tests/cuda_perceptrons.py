@@ -96,6 +96,10 @@ TILE_PROGRAMS = {
     **{f"tiles solve {name}": ({"solve_tiles"}, lambda device, name=name: tiled(name, solved, device)) for name in (*GIVEN, *CHOSEN)},
     **{f"tiles discrete {name}": (PULLED, lambda device, name=name: tiled(name, pulled, device)) for name in (*GIVEN, "wide", *CHOSEN)},
     "tiles discrete from theta": (PULLED, lambda device: tiled("softplus", pulled, device, SHARED_BYTES=700)),
+    **{f"tiles discrete streamed {name}": (PULLED, lambda device, name=name: tiled(name, pulled, device, SHARED_BYTES=64))
+       for name in ("softplus", "chosen", "flow")},
+    "tiles tangents streamed inside": (PUSHED, lambda device: tiled("inside", pushed, device, SHARED_BYTES=64)),
+    "tiles jointly streamed together": ({"try_tiles", "solve_tiles"}, lambda device: tiled("together", solved_jointly, device, SHARED_BYTES=64)),
     **{f"tiles tangents {name}": (PUSHED, lambda device, name=name: tiled(name, pushed, device))
        for name in ("linear", "time", "inside", "chosen", "soft flow")},
     **{f"tiles jointly {name}": ({"try_tiles", "solve_tiles"}, lambda device, name=name: tiled(name, solved_jointly, device))
@@ -144,6 +148,10 @@ TILE_MUTANTS = [          # of a kernel, or of a function that it calls
     ("try_tiles", "slopes[e % n, first + e // n]", "slopes[e % n, e // n]"),
     ("try_tiles.error_function", "tile.k[:, own]", "tile.k[:, :n]"),
     ("try_tiles.error_function", "sums[FIRST, j], sums[SECOND, j] =", "sums[SECOND, j], sums[FIRST, j] ="),
+    ("solve_tiles.tile_functions", "entry(q, d_out, at.count)", "entry(q, 1, at.count)"),
+    ("pull_tiles.pull_function", "entry(q, d_in, count)", "entry(q, 1, count)"),
+    ("push_tiles.tangent_function", "entry(q, d_out, at.count)", "entry(q, 1, at.count)"),
+    ("pull_tiles", "state_room[block, 1]", "state_room[block, 0]"),
     ("slope_tiles", "times[row, first + e // n], 0.0", "times[0, first + e // n], 0.0"),
     # without a barrier
     ("solve_tiles.tile_functions", "sync()\n        for layer in range(layers):", "for layer in range(layers):"),
@@ -185,7 +193,8 @@ def tile_witness(name):
         parts = ({"flow": ("soft flow", pushed), "inside": ("inside", pushed)} if name == "push_tiles" else
                  {"flow": ("soft flow", pulled), "chosen": ("chosen", lambda *_: of_failing(chosen)),
                   "given": ("chosen", lambda *_: of_failing(given))})
-        return {f"{part} {key}": value for part, program in parts.items() for key, value in tiled(*program, "cuda").items()}
+        where = lambda part: {"SHARED_BYTES": 64} if part in ("given", "inside") else {}               # tiles in global memory
+        return {f"{part} {key}": value for part, program in parts.items() for key, value in tiled(*program, "cuda", **where(part)).items()}
 
 
 def of_failing(options):

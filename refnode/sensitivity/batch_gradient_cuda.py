@@ -10,11 +10,12 @@ import numpy as np
 from refnode.cuda_device import Kernel, cuda_module, device_array, to_device
 from refnode.errors import InvalidInputError
 from refnode.linalg import copy_into
-from refnode.sensitivity.batch_gradient import BatchSweep, add_rows, gradient_batch, gradient_of_samples
+from refnode.sensitivity.batch_gradient import BatchSweep, gradient_batch, gradient_of_samples
 from refnode.sensitivity.checkpointing_cuda import PlacedSamples, pull_placed_wave
 from refnode.sensitivity.cotangents import Gradient, fill_slopes
-from refnode.sensitivity.discrete_adjoint import OBSERVATION, RECOMPUTE, SLICE, STEP, pull_through_steps, push_through_steps
+from refnode.sensitivity.discrete_adjoint import OBSERVATION, RECOMPUTE, SLICE, STEP, push_through_steps
 from refnode.sensitivity.jumps import time_cotangents_kernel
+from refnode.sensitivity.lane_adjoint_cuda import pull_lanes
 from refnode.sensitivity.recipes import RECIPES
 from refnode.sensitivity.reversible_cuda import ReversibleSamples, pull_reversible_wave
 from refnode.solve.batch_cuda import STEPS_OF_A_LAUNCH, DeviceSamples
@@ -49,37 +50,6 @@ def push_lanes(on_device, field, sizes):
                 ys_step[:seen[i], i], positions[:, i], theta_tan, y_tan, y1_tan, z, z_tan, k_tan, k_extra_tan[:extra], w,
                 ys_tans[:seen[i], :, i])
             copy(y_tan, y_tans[:, i])
-    return lanes
-
-
-@Kernel
-def pull_lanes(on_device, field, sizes):
-    """`pull_through_steps` for every lane that is RUNNING: moves its column of y_bars, adds to that of theta_bars."""
-    loop, f, f_vjp, copy = on_device(pull_through_steps), on_device(field.f), on_device(field.vjp), on_device(copy_into)
-    add = on_device(add_rows)
-    A, b, c, E, P, real = sizes.A, sizes.b, sizes.c, sizes.E, sizes.P, sizes.dtype
-    n, slopes, extra, extras, weights = sizes.n, (sizes.s + 1, sizes.n), sizes.extra, (max(sizes.extra, 1), sizes.n), sizes.weights
-
-    def lanes(A_extra, c_extra, counts, times, y, k, k_extra, tape, thetas, ts, seen, ys_step, positions, ys_bar, y_bars,
-              theta_bars, status):
-        i = cuda.grid(1)
-        if i < status.shape[0] and status[i] == RUNNING:
-            y_bar, y1_bar = cuda.local.array(n, real), cuda.local.array(n, real)
-            z, z_bar, k_bar = cuda.local.array(n, real), cuda.local.array(n, real), cuda.local.array(slopes, real)
-            k_extra_bar, w = cuda.local.array(extras, real), cuda.local.array(weights, real)
-            t_bar = cuda.local.array(1, real)
-            t_bar[0] = 0.0
-            copy(y_bars[:, i], y_bar)
-            own, position = min(i, thetas.shape[1] - 1), positions[:, i]
-            status[i] = loop(
-                f, f_vjp, cuda.const.array_like(A), cuda.const.array_like(b), cuda.const.array_like(c),
-                cuda.const.array_like(E), cuda.const.array_like(P), A_extra, c_extra, times[:counts[STEPS, i] + 1, i],
-                y[:, :, i], k[:, :, i], k_extra[:, :, :, i], tape[:, :, i], thetas[:, own], ts[:seen[i], i],
-                ys_step[:seen[i], i], position, ys_bar[:seen[i], :, i], y_bar, y1_bar, z, z_bar, k_bar, k_extra_bar[:extra],
-                w, t_bar, t_bar[:0], theta_bars[:, i])
-            if status[i] == FINISHED:
-                add(ys_bar[:, :, i], position[OBSERVATION], y_bar)      # what is left was observed at t0
-            copy(y_bar, y_bars[:, i])
     return lanes
 
 
@@ -245,7 +215,7 @@ def gradient_on_device(batch, sensitivity, recipe, own, options, on_failure, rea
     if batch.on_device:
         from refnode.sensitivity.resident_gradient_cuda import resident_gradient
         return resident_gradient(batch, sensitivity, recipe, own, options, on_failure, real)
-    if recipe.reversal == "stored" and tiles_serve(batch, batch.flow_field, batch.flow_y0, options, real):
+    if recipe.reversal == "stored" and tiles_serve(batch, batch.flow_field, options):
         from refnode.sensitivity.perceptron_gradient_cuda import tile_gradient
         return tile_gradient(batch, sensitivity, recipe, options, on_failure, real)
     samples = samples_of(batch, batch.flow_field, batch.flow_y0, options, real=real, **own)

@@ -120,15 +120,16 @@ def pull_tiles(on_device, field, sizes):
     """
     def barrier():
         cuda.syncthreads()
-    sync = device_function(barrier)
+    sync, streamed = device_function(barrier), sizes.streamed
     load, stage, evaluate = tile_functions(on_device, sizes, sync)
     aim, seed, leave = pull_parts(on_device, sizes, sync)
     transpose, any_inside = step_transpose(on_device, sizes, sync, stage, evaluate), inside_function()
     A, b, c, P, n, threads, resident = sizes.A, sizes.b, sizes.c, sizes.P, sizes.n, sizes.threads, sizes.resident
     size, entries, states_of_tile, slopes_of_tile, number = (
-        sizes.tile, sizes.entries, sizes.states, sizes.slopes, from_dtype(np.dtype(sizes.dtype)))
+        sizes.tile, *sizes.shared, from_dtype(np.dtype(sizes.dtype)))
 
-    def tiles(theta, times, states, ts, ys_step, positions, ys_bar, y_bars, first_row, theta_bars, status):
+    def tiles(theta, times, states, ts, ys_step, positions, ys_bar, y_bars, first_row, theta_bars, room, state_room, slope_room, status):
+        block = cuda.blockIdx.x
         shared = cuda.shared.array(entries, number)            # one a line: the simulator knows them by their lines
         t = cuda.shared.array(size, float64)
         h = cuda.shared.array(size, number)
@@ -139,13 +140,16 @@ def pull_tiles(on_device, field, sizes):
         y1_bar = cuda.shared.array(states_of_tile, number)
         k = cuda.shared.array(slopes_of_tile, number)
         k_bar = cuda.shared.array(slopes_of_tile, number)
+        if streamed:                                           # in global memory instead
+            shared, y, z, y_bar, y1_bar = room[block], state_room[block, 0], state_room[block, 1], state_room[block, 2], state_room[block, 3]
+            k, k_bar = slope_room[block, 0], slope_room[block, 1]
         a_rows, b_row, nodes, dense = (
             cuda.const.array_like(A), cuda.const.array_like(b), cuda.const.array_like(c), cuda.const.array_like(P))
         stored, tile = Stored(times, states, ts, ys_step, positions), Tile(t, h, does, y, z, y_bar, y1_bar, k, k_bar)
         thread, w, theta_bar = cuda.threadIdx.x, shared if resident else theta, theta_bars[
-            (first_row + cuda.blockIdx.x) % theta_bars.shape[0]]
+            (first_row + block) % theta_bars.shape[0]]
         load(thread, theta, shared)
-        for first in range(cuda.blockIdx.x * size, status.shape[0], cuda.gridDim.x * size):
+        for first in range(block * size, status.shape[0], cuda.gridDim.x * size):
             at = Place(thread, first, min(size, status.shape[0] - first))
             for e in range(thread, at.count * n, threads):
                 y_bar[e] = y_bars[e % n, first + e // n] if status[first + e // n] == RUNNING else 0.0

@@ -26,20 +26,23 @@ def slope_tiles(on_device, field, sizes):
     """slopes (K, n, samples) = f at the times (K, samples) and states (K, n, samples), for every sample."""
     def barrier():
         cuda.syncthreads()
-    sync = device_function(barrier)
+    sync, streamed = device_function(barrier), sizes.streamed
     load, _, evaluate = tile_functions(on_device, sizes, sync)
     n, threads, resident = sizes.n, sizes.threads, sizes.resident
-    size, entries, states_of_tile, number = sizes.tile, sizes.entries, sizes.states, from_dtype(np.dtype(sizes.dtype))
+    size, (entries, states_of_tile, _), number = sizes.tile, sizes.shared, from_dtype(np.dtype(sizes.dtype))
 
-    def tiles(theta, times, states, slopes, status):
+    def tiles(theta, times, states, slopes, room, state_room, slope_room, status):
+        block = cuda.blockIdx.x
         shared = cuda.shared.array(entries, number)            # one a line: the simulator knows them by their lines
         t = cuda.shared.array(size, float64)
         h = cuda.shared.array(size, number)
         z = cuda.shared.array(states_of_tile, number)
         k = cuda.shared.array(states_of_tile, number)
+        if streamed:                                           # in global memory instead
+            shared, z, k = room[block], state_room[block, 0], state_room[block, 1]
         thread, w = cuda.threadIdx.x, shared if resident else theta
         load(thread, theta, shared)
-        for first in range(cuda.blockIdx.x * size, status.shape[0], cuda.gridDim.x * size):
+        for first in range(block * size, status.shape[0], cuda.gridDim.x * size):
             at = Place(thread, first, min(size, status.shape[0] - first))
             for row in range(times.shape[0]):
                 for e in range(thread, at.count * n, threads):
@@ -65,7 +68,12 @@ class TileSweep(DeviceSweep):
         super().__init__(samples)
         self.sizes = samples.sweep_sizes
         blocks = self.sizes.configuration(len(samples.batch))[0]
-        self.block_sums = to_device(np.zeros((blocks, samples.thetas.shape[1])), samples.real)
+        self.block_sums = to_device(np.zeros((blocks, samples.thetas.shape[1]), samples.real))
+        self.rooms = self.sizes.rooms(len(samples.batch))
+
+    def run(self, kernel, wave, arguments):
+        """As for lanes; tiles that do not fit into shared memory have room elsewhere."""
+        super().run(kernel, wave, (*arguments, *self.rooms))
 
     def stored(self, wave):
         """What the tangents' sweep reads."""

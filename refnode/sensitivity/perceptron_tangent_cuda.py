@@ -85,15 +85,16 @@ def push_tiles(on_device, field, sizes):
     """
     def barrier():
         cuda.syncthreads()
-    sync = device_function(barrier)
+    sync, streamed = device_function(barrier), sizes.streamed
     load = tile_functions(on_device, sizes, sync)[0]
     slope, (aim, leave) = slope_tangent(on_device, sizes, sync), push_parts(on_device, sizes, sync)
     A, b, c, P, s, n, threads, resident = (
         sizes.A, sizes.b, sizes.c, sizes.P, sizes.s, sizes.n, sizes.threads, sizes.resident)
     size, entries, states_of_tile, slopes_of_tile, number, one = (
-        sizes.tile, sizes.entries, sizes.states, sizes.slopes, from_dtype(np.dtype(sizes.dtype)), sizes.dtype(1))
+        sizes.tile, *sizes.shared, from_dtype(np.dtype(sizes.dtype)), sizes.dtype(1))
 
-    def tiles(theta, counts, times, states, ts, seen, ys_step, positions, theta_tan, y_tans, ys_tans, status):
+    def tiles(theta, counts, times, states, ts, seen, ys_step, positions, theta_tan, y_tans, ys_tans, room, state_room, slope_room, status):
+        block = cuda.blockIdx.x
         shared = cuda.shared.array(entries, number)            # one a line: the simulator knows them by their lines
         t = cuda.shared.array(size, float64)
         h = cuda.shared.array(size, number)
@@ -104,12 +105,15 @@ def push_tiles(on_device, field, sizes):
         z_tan = cuda.shared.array(states_of_tile, number)
         k = cuda.shared.array(slopes_of_tile, number)
         k_tan = cuda.shared.array(slopes_of_tile, number)
+        if streamed:                                           # in global memory instead
+            shared, y, z, y_tan, z_tan = room[block], state_room[block, 0], state_room[block, 1], state_room[block, 2], state_room[block, 3]
+            k, k_tan = slope_room[block, 0], slope_room[block, 1]
         a_rows, b_row, nodes, dense = (
             cuda.const.array_like(A), cuda.const.array_like(b), cuda.const.array_like(c), cuda.const.array_like(P))
         stored, tile = Stored(times, states, ts, ys_step, positions), Tile(t, h, does, y, z, y_tan, z_tan, k, k_tan)
         thread, w = cuda.threadIdx.x, shared if resident else theta
         load(thread, theta, shared)
-        for first in range(cuda.blockIdx.x * size, status.shape[0], cuda.gridDim.x * size):
+        for first in range(block * size, status.shape[0], cuda.gridDim.x * size):
             at = Place(thread, first, min(size, status.shape[0] - first))
             for e in range(thread, at.count * n, threads):
                 y_tan[e] = y_tans[e % n, first + e // n]

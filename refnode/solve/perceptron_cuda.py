@@ -13,7 +13,7 @@ from refnode.cuda_device import Kernel, cuda_module, device_array, device_functi
 from refnode.linalg import has_nonzero
 from refnode.solve.batch_cuda import DeviceSamples, Wave
 from refnode.solve.integrate import EVALUATIONS, KEEP, RUNNING, SLICE, STEPS, T
-from refnode.solve.perceptron_tile_cuda import IDLE, SHARED_BYTES, Place, TileSizes, tile_functions
+from refnode.solve.perceptron_tile_cuda import IDLE, Place, TileSizes, tile_functions
 from refnode.solve.trial_steps import (
     ACCEPTED, T_NEXT, aim_trial, choose_first_size, first_guess_of, judge_trial, record_step, start_solve, wants_first_size)
 
@@ -123,17 +123,18 @@ def solve_tiles(on_device, field, sizes):
     """`integrate` for every sample that is RUNNING, tile by tile; with KEEP, times and states of its steps are kept."""
     def barrier():
         cuda.syncthreads()
-    sync = device_function(barrier)
+    sync, streamed = device_function(barrier), sizes.streamed
     load, stage, evaluate = tile_functions(on_device, sizes, sync)
     start, keep = start_function(on_device, sizes, sync, evaluate), keep_function(sizes, sync)
     aim, settle = step_functions(on_device, sizes, sync)
     A, b, c, E, P, s, n, threads, resident = (
         sizes.A, sizes.b, sizes.c, sizes.E, sizes.P, sizes.s, sizes.n, sizes.threads, sizes.resident)
     size, entries, states_of_tile, slopes_of_tile, number = (
-        sizes.tile, sizes.entries, sizes.states, sizes.slopes, from_dtype(np.dtype(sizes.dtype)))
+        sizes.tile, *sizes.shared, from_dtype(np.dtype(sizes.dtype)))
 
     def tiles(control, rtol, atol, blocks, grids, limits, theta, clocks, counts, trials, y1s, slopes1, times, states,
-              ts, seen, ys, ys_step, status):
+              ts, seen, ys, ys_step, room, state_room, slope_room, status):
+        block = cuda.blockIdx.x
         shared = cuda.shared.array(entries, number)            # one a line: the simulator knows them by their lines
         t = cuda.shared.array(size, float64)
         h = cuda.shared.array(size, number)
@@ -142,13 +143,16 @@ def solve_tiles(on_device, field, sizes):
         z = cuda.shared.array(states_of_tile, number)
         y1 = cuda.shared.array(states_of_tile, number)
         k = cuda.shared.array(slopes_of_tile, number)
+        if streamed:                                           # in global memory instead
+            shared, y, z, y1 = room[block], state_room[block, 0], state_room[block, 1], state_room[block, 2]
+            k = slope_room[block, 0]
         a_rows, b_row, nodes = cuda.const.array_like(A), cuda.const.array_like(b), cuda.const.array_like(c)
         errors, dense = cuda.const.array_like(E), cuda.const.array_like(P)
         rule, lanes = Rule(control, rtol, atol, blocks, grids, limits), Lanes(clocks, counts, trials, status)
         kept, observed, tile = Kept(times, states), Observed(ts, seen, ys, ys_step), Tile(t, h, does, y, z, y1, k)
         thread, w = cuda.threadIdx.x, shared if resident else theta
         load(thread, theta, shared)
-        for first in range(cuda.blockIdx.x * size, status.shape[0], cuda.gridDim.x * size):
+        for first in range(block * size, status.shape[0], cuda.gridDim.x * size):
             at = Place(thread, first, min(size, status.shape[0] - first))
             fresh = counts[EVALUATIONS, first] == 0            # then they all are
             for e in range(thread, at.count * n, threads):
@@ -188,6 +192,7 @@ class TileWave(Wave):
         self.slopes1 = to_device(np.zeros((samples.n, self.lanes)), samples.real)
         self.times = device_array((rows, self.lanes), np.float64)
         self.y = device_array((rows, samples.n, self.lanes), samples.real)
+        self.rooms = samples.sizes.rooms(self.lanes)
         return self.slopes1, self.times, self.y
 
     def _tape(self):
@@ -195,7 +200,7 @@ class TileWave(Wave):
 
     def arguments(self):
         return (*self.tolerance, self.grids, self.limits, self.theta, self.clocks, self.counts, self.trials, self.y1s,
-                *self.history, self.ts, self.seen_there, self.ys, self.ys_step, self.status)
+                *self.history, self.ts, self.seen_there, self.ys, self.ys_step, *self.rooms, self.status)
 
 
 class TileSamples(DeviceSamples):
@@ -221,16 +226,16 @@ class TileSamples(DeviceSamples):
 
 def samples_of(batch, field, y0s, options, *, keep, real):
     """`TileSamples` where they serve, else `DeviceSamples`."""
-    serve = tiles_serve(batch, field, y0s, options, real)
+    serve = tiles_serve(batch, field, options)
     return (TileSamples if serve else DeviceSamples)(batch, field, y0s, options, keep=keep, real=real)
 
 
-def tiles_serve(batch, field, y0s, options, real):
+def tiles_serve(batch, field, options):
     """Whether `TileSamples` can integrate a batch."""
-    return tiles_lack(batch, field, y0s, options, real) is None
+    return tiles_lack(batch, field, options) is None
 
 
-def tiles_lack(batch, field, y0s, options, real):
+def tiles_lack(batch, field, options):
     """What `TileSamples` would need to integrate a batch, or None if it can."""
     perceptron, what = getattr(field, "perceptron", None), field.name
     if perceptron is None:
@@ -241,10 +246,6 @@ def tiles_lack(batch, field, y0s, options, real):
         return "arrays from the host, found some that lie on a GPU" if batch.on_device else "a theta that all samples share"
     if options.tableau.extra and not options.tstops and not observed_at_ends(batch):
         return f"tstops=True, since the interpolant of {options.tableau.name!r} takes further slopes"
-    try:
-        TileSizes(options.tableau, perceptron, y0s.shape[1], real, sweep=True)
-    except ValueError as error:
-        return f"layers of which a sample fits into {SHARED_BYTES // 1024} KiB: {error}"
     return None
 
 

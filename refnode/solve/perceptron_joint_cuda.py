@@ -47,15 +47,16 @@ def try_tiles(on_device, field, sizes):
     """One step from t to t_next for every sample: from states and slopes (n, samples) at t to those at t_next, and `sums`."""
     def barrier():
         cuda.syncthreads()
-    sync = device_function(barrier)
+    sync, streamed = device_function(barrier), sizes.streamed
     load, stage, evaluate = tile_functions(on_device, sizes, sync)
     errors = error_function(on_device, sizes, sync)
     A, b, c, E, s, n, threads, resident, real = (
         sizes.A, sizes.b, sizes.c, sizes.E, sizes.s, sizes.n, sizes.threads, sizes.resident, sizes.dtype)
     size, entries, states_of_tile, slopes_of_tile, number = (
-        sizes.tile, sizes.entries, sizes.states, sizes.slopes, from_dtype(np.dtype(sizes.dtype)))
+        sizes.tile, *sizes.shared, from_dtype(np.dtype(sizes.dtype)))
 
-    def tiles(t0, t_next, rtol, atol, theta, ys, slopes, y1s, slopes1, sums, status):
+    def tiles(t0, t_next, rtol, atol, theta, ys, slopes, y1s, slopes1, sums, room, state_room, slope_room, status):
+        block = cuda.blockIdx.x
         shared = cuda.shared.array(entries, number)            # one a line: the simulator knows them by their lines
         t = cuda.shared.array(size, float64)
         h = cuda.shared.array(size, number)
@@ -63,11 +64,14 @@ def try_tiles(on_device, field, sizes):
         z = cuda.shared.array(states_of_tile, number)
         y1 = cuda.shared.array(states_of_tile, number)
         k = cuda.shared.array(slopes_of_tile, number)
+        if streamed:                                           # in global memory instead
+            shared, y, z, y1 = room[block], state_room[block, 0], state_room[block, 1], state_room[block, 2]
+            k = slope_room[block, 0]
         a_rows, b_row, nodes, weights = (
             cuda.const.array_like(A), cuda.const.array_like(b), cuda.const.array_like(c), cuda.const.array_like(E))
         thread, w, tile = cuda.threadIdx.x, shared if resident else theta, Tile(t, h, y, z, y1, k)
         load(thread, theta, shared)
-        for first in range(cuda.blockIdx.x * size, status.shape[0], cuda.gridDim.x * size):
+        for first in range(block * size, status.shape[0], cuda.gridDim.x * size):
             at = Place(thread, first, min(size, status.shape[0] - first))
             for e in range(thread, at.count * n, threads):
                 y[e], k[0, e] = ys[e % n, first + e // n], slopes[e % n, first + e // n]
@@ -97,6 +101,7 @@ class Trials:
         self.theta = to_device(samples.thetas[0], samples.real)
         self.rtol, self.atol = (to_device(vector, samples.real) for vector in samples.tolerance[1:3])
         self.status = to_device(np.full(self.lanes, RUNNING))
+        self.rooms = samples.sizes.rooms(self.lanes)
 
     def step(self, t, t_next, y, slopes):
         """States and slopes at t_next, from those at t, and the sums of errors."""
@@ -104,7 +109,7 @@ class Trials:
         y1, slopes1 = (device_array((samples.n, self.lanes), samples.real) for _ in range(2))
         sums = device_array((3, self.lanes), samples.real)
         try_tiles.launch(samples.field, samples.sizes, self.lanes, (
-            float(t), float(t_next), self.rtol, self.atol, self.theta, y, slopes, y1, slopes1, sums, self.status))
+            float(t), float(t_next), self.rtol, self.atol, self.theta, y, slopes, y1, slopes1, sums, *self.rooms, self.status))
         return y1, slopes1, sums.copy_to_host().astype(np.float64)
 
     def slopes(self, t, y0s):
@@ -156,7 +161,7 @@ class JointTileSamples(TileSamples):
     """Samples of a perceptron with the steps that joint control chooses, or that are given."""
 
     def __init__(self, batch, field, y0s, options, *, keep, real="float64"):
-        lack = tiles_lack(batch, field, y0s, options, real)
+        lack = tiles_lack(batch, field, options)
         if lack is not None:
             raise InvalidInputError(f'step_control="joint" on device="cuda" needs {lack}')
         batch.replace(loss=None).joint()                       # refuses samples that differ in their times

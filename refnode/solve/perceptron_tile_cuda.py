@@ -8,13 +8,15 @@ a stage that of `steppers.explicit_rk`; what is here says who computes which ent
 Weights, activations and the buffers of a sweep are one array in shared memory. Weights lie in it with rows one entry longer
 than they are, so that neighbouring threads read from different banks whether they go along rows or columns; where they do
 not fit they are read from theta. States and slopes of a tile are arrays of their own, (samples n,) and (stages, samples n).
+Where not even one sample fits, all of these lie in global memory, in a row for each block, and weights are streamed: each
+row of them is read for all samples of the tile by neighbouring threads.
 Every sample has its own time and its own length of step: t and h, (samples,).
 """
 import collections
 
 import numpy as np
 
-from refnode.cuda_device import Sizes, device_function, is_simulated
+from refnode.cuda_device import Sizes, device_array, device_function, is_simulated
 from refnode.layers.activations import TANH, activation_jvp_kernel, activation_kernel, activation_vjp_kernel
 from refnode.linalg import dot
 from refnode.steppers.explicit_rk import stage_state
@@ -24,6 +26,8 @@ TILES = (16, 8, 4, 2, 1)       # samples of a block
 LEAST_TILE = 4                 # below this weights leave shared memory to the samples
 THREADS, SIMULATED_THREADS = 128, 2
 BLOCKS = 512                   # that take tile after tile, each with sums of its own
+BLOCK_BYTES = 2**31            # of global memory that all blocks may have for tiles and for these sums, beside one's own
+STATES_OF_A_BLOCK, SLOPES_OF_A_BLOCK = 4, 2           # arrays that the sweep with the most has
 SAMPLE_BYTES = 24              # time, length of the step, and what the sample does
 
 IDLE, STEPS_ON = range(2)      # what a sample does
@@ -45,21 +49,29 @@ class TileSizes(Sizes):
         self.keeps_slope = self.activation != TANH
         self.d_in, self.d_out = np.array(self.widths[:-1]), np.array(self.widths[1:])
         self.sweep, self.bodies, self.trace, self.d = sweep, perceptron.trace, perceptron.trace is not None, self.widths[-1]
-        self.tile, self.resident = self._tile()
-        self.key = (*self.key, perceptron, self.threads, self.tile, self.resident, sweep)
+        self.tile, self.resident, self.streamed = self._tile()
+        self.key = (*self.key, perceptron, self.threads, self.tile, self.resident, self.streamed, sweep)
         self.states, self.slopes = self.tile * n, (self.s + 1, self.tile * n)
         self._place_weights()
         self._place_inputs()
+        self.shared = (1, 1, (1, 1)) if self.streamed else (self.entries, self.states, self.slopes)    # in shared memory
+        self.blocks = self._blocks()
 
     def _tile(self):
-        """The most samples that fit beside the weights, and whether these stay in shared memory."""
+        """The most samples that fit beside the weights, whether these stay in shared memory, and whether nothing does."""
         weights, sample = self.b.itemsize * self.weight_entries(), self.bytes_of_sample()
         gains = 2 * self.b.itemsize * self.widths[1] * self.trace
         for resident in (True, False):
             for tile in TILES:
                 if weights * resident + gains + tile * sample <= SHARED_BYTES and (tile >= LEAST_TILE or not resident):
-                    return tile, resident
-        raise ValueError(f"widths {self.widths} leave no room for a sample")
+                    return tile, resident, False
+        return TILES[0], False, True
+
+    def _blocks(self):
+        """How many blocks there may be: never a matter of the memory at hand, so that sums have one order."""
+        tile = self.streamed * (self.entries + STATES_OF_A_BLOCK * self.states + SLOPES_OF_A_BLOCK * (self.s + 1) * self.states)
+        sums = self.sweep * int(np.sum(self.d_out * (self.d_in + 1)))
+        return max(1, min(BLOCKS, BLOCK_BYTES // max(1, self.b.itemsize * (tile + sums))))
 
     def weight_entries(self):
         return int(np.sum(self.d_out * (self.d_in + 2)))
@@ -97,7 +109,28 @@ class TileSizes(Sizes):
         self.entries = at + 2 * widest if self.sweep else at
 
     def configuration(self, lanes):
-        return min(BLOCKS, -(-lanes // self.tile)), self.threads
+        return min(self.blocks, -(-lanes // self.tile)), self.threads
+
+    def rooms(self, lanes):
+        """Global memory for the tiles of all blocks, as kernels take it: arrays of one entry unless ``streamed``.
+
+        A kernel says itself which of its arrays lie there: a device function cannot hand out a part of an array.
+        """
+        blocks = self.configuration(lanes)[0] if self.streamed else 1
+        shapes = ((self.entries,), (STATES_OF_A_BLOCK, self.states), (SLOPES_OF_A_BLOCK, *self.slopes)) if self.streamed else (
+            (1,), (1, 1), (1, 1, 1))
+        return tuple(device_array((blocks, *shape), self.dtype) for shape in shapes)
+
+
+def turn_function(sizes):
+    """Which entry of (count, units) a thread takes in its q-th turn: neighbours another sample, where weights are streamed."""
+    if sizes.streamed:
+        def entry(q, units, count):
+            return q % count * units + q // count
+    else:
+        def entry(q, units, count):
+            return q
+    return device_function(entry)
 
 
 def body_of_trace(on_device, sizes, name):
@@ -113,7 +146,7 @@ def tile_functions(on_device, sizes, sync):
         sizes.d_in, sizes.d_out, sizes.w_at, sizes.b_at, sizes.row, sizes.x_at, sizes.slope_at)
     theta_w, theta_b, resident, d, m, trace, slopes = (
         sizes.theta_w, sizes.theta_b, sizes.resident, sizes.d, sizes.widths[1], sizes.trace, body_of_trace(on_device, sizes, "slopes"))
-    gain_at, part_at = sizes.gain_at, sizes.part_at
+    gain_at, part_at, entry = sizes.gain_at, sizes.part_at, turn_function(sizes)
 
     def load(thread, theta, shared):
         """Weights to shared memory."""
@@ -142,7 +175,8 @@ def tile_functions(on_device, sizes, sync):
         sync()
         for layer in range(layers):
             d_in, d_out = d_ins[layer], d_outs[layer]
-            for e in range(at.thread, at.count * d_out, threads):
+            for q in range(at.thread, at.count * d_out, threads):
+                e = entry(q, d_out, at.count)
                 x, weights = x_at[layer] + e // d_out * d_in, w_at[layer] + e % d_out * row[layer]
                 value = w[b_at[layer] + e % d_out] + product(shared[x:x + d_in], w[weights:weights + d_in])
                 if layer == layers - 1:
@@ -169,7 +203,7 @@ def pull_function(on_device, sizes, sync):
     d_ins, d_outs, w_at, row, x_at, slope_at = sizes.d_in, sizes.d_out, sizes.w_at, sizes.row, sizes.x_at, sizes.slope_at
     theta_w, theta_b, buffer_at, other_at = sizes.theta_w, sizes.theta_b, sizes.buffer_at, sizes.other_buffer_at
     d, m, trace, gain_at, part_at = sizes.d, sizes.widths[1], sizes.trace, sizes.gain_at, sizes.part_at
-    hidden = body_of_trace(on_device, sizes, "hidden_vjp")
+    hidden, entry = body_of_trace(on_device, sizes, "hidden_vjp"), turn_function(sizes)
 
     def pull_gains(at, w, shared, theta_bar):
         """`gains` transposed, from the parts that the samples' cotangents make up."""
@@ -216,7 +250,8 @@ def pull_function(on_device, sizes, sync):
                 for sample in range(1, count):
                     total += shared[z_bar + sample * d_out + u]
                 theta_bar[theta_b[layer] + u] += total
-            for e in range(thread, count * d_in, threads):
+            for q in range(thread, count * d_in, threads):
+                e = entry(q, d_in, count)
                 u, column = z_bar + e // d_in * d_out, w_at[layer] + e % d_in
                 shared[x_bar + e] = product(shared[u:u + d_out], w[column:column + (d_out - 1) * row[layer] + 1:row[layer]])
             sync()
@@ -260,7 +295,7 @@ def tangent_function(on_device, sizes, sync):
     d_ins, d_outs, w_at, row, x_at, slope_at = sizes.d_in, sizes.d_out, sizes.w_at, sizes.row, sizes.x_at, sizes.slope_at
     theta_w, theta_b, buffer_at, other_at = sizes.theta_w, sizes.theta_b, sizes.buffer_at, sizes.other_buffer_at
     n, width, d, m, trace, part_at = sizes.n, int(sizes.d_in[0]), sizes.d, sizes.widths[1], sizes.trace, sizes.part_at
-    push_gains, put_part = trace_tangents(on_device, sizes, sync)
+    (push_gains, put_part), entry = trace_tangents(on_device, sizes, sync), turn_function(sizes)
 
     def push(at, z_tan, w, theta_tan, shared, out):
         """out (count n,) = the tangent of f(t, z, theta) with t held."""
@@ -273,7 +308,8 @@ def tangent_function(on_device, sizes, sync):
             push_gains(at.thread, w, theta_tan, shared)
         for layer in range(layers):
             d_in, d_out = d_ins[layer], d_outs[layer]
-            for e in range(at.thread, at.count * d_out, threads):
+            for q in range(at.thread, at.count * d_out, threads):
+                e = entry(q, d_out, at.count)
                 sample, unit = e // d_out, e % d_out                       # z = W x + b
                 x, weights = x_at[layer] + sample * d_in, theta_w[layer] + unit * d_in
                 value = theta_tan[theta_b[layer] + unit] + product(shared[x:x + d_in], theta_tan[weights:weights + d_in])

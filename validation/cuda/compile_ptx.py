@@ -117,8 +117,9 @@ class _Lying:
 def cases(quick=False, only="*"):
     """[(kernel, field, sizes, source, types, architectures)].
 
-    Every kernel for Lorenz, or for perceptrons, and all architectures; also in single precision, by DOP853, for a field with a tape and for
-    one of closures; and every other classical field in the kernels that call all of its functions.
+    Every kernel for Lorenz, or for perceptrons and a flow, and all architectures, tiles also in single precision; for one of these
+    lanes in single precision, by DOP853, for a field with a tape and for one of closures, and every other classical field in the
+    kernels that call all of its functions. ``quick`` has every kernel for a scalar field and a step of three stages, tiles also streamed.
     """
     import refnode.sensitivity.batch_gradient_cuda                       # so that their names are replaced too
     import refnode.sensitivity.perceptron_gradient_cuda
@@ -130,14 +131,18 @@ def cases(quick=False, only="*"):
             run(batch, method, dtype)
         found.extend((*key, *value, architectures) for key, value in record.found.items()
                      if (kernels is None or key[0] in kernels) and fnmatch.fnmatchcase(key[0], only))
-    one, lorenz = ARCHITECTURES[1:2], batch_of(CATALOGUE["lorenz"]())
-    add(lorenz, "dopri5", "float64", ARCHITECTURES)
-    add(lorenz, "dopri5", "float32", one)
-    for widths in ((2, 8, 2),) if quick else ((2, 64, 64, 2), (16, 128, 128, 16)):
-        add(perceptron(widths), "dopri5", "float64", ARCHITECTURES, TILES, run_tiles)
-        add(perceptron(widths), "dopri5", "float32", one if quick else ARCHITECTURES, TILES, run_tiles)
-    add(flow((2, 8, 2) if quick else (2, 64, 2)), "dopri5", "float64", one if quick else ARCHITECTURES, TILES, run_tiles)
-    if not quick:
+    if quick:
+        add(batch_of(CATALOGUE["logistic"]()), "bosh3", "float64", ARCHITECTURES)
+        for widths in ((1, 1), (1, 6200, 1)):                           # resident, streamed
+            add(perceptron(widths), "bosh3", "float64", ARCHITECTURES, TILES, run_tiles)
+    else:
+        one, lorenz = ARCHITECTURES[1:2], batch_of(CATALOGUE["lorenz"]())
+        add(lorenz, "dopri5", "float64", ARCHITECTURES)
+        add(lorenz, "dopri5", "float32", one)
+        for field in (perceptron((2, 64, 64, 2)), perceptron((16, 128, 128, 16)), flow((2, 64, 2))):
+            add(field, "dopri5", "float64", ARCHITECTURES, TILES, run_tiles)
+            add(field, "dopri5", "float32", ARCHITECTURES, TILES, run_tiles)
+        add(perceptron((2, 3200, 3200, 2)), "dopri5", "float64", ARCHITECTURES, TILES, run_tiles)              # streamed
         add(lorenz, "dop853", "float64", one)
         with_tape = perceptron()
         for batch in (with_tape.replace(theta=with_tape.theta[None]), with_cost()):         # with a theta of its own: not in tiles
@@ -204,11 +209,11 @@ def run_all(batch, method, dtype):
     refnode.solve_batch(batch, **options)
     for sensitivity in ("discrete", "discrete_forward", "checkpointed"):
         refnode.gradient_batch(batch, sensitivity, **options)
-    if method == "dopri5" and batch.losses[0].running is None:
+    if method != "dop853" and batch.losses[0].running is None:
         arrays = {"y0": _Lying(batch.y0.astype(dtype)), "theta": _Lying(batch.theta.astype(dtype))}
         refnode.gradient_batch(batch.replace(**arrays, loss=refnode.losses.sum_of_squares()), **options)
-    if method == "dopri5":
-        refnode.gradient_batch(batch, "reversible", **{**options, "method": "mccallum_foster(rk4)"}, n_steps=4)
+    if method != "dop853":
+        refnode.gradient_batch(batch, "reversible", **{**options, "method": "mccallum_foster(rk4)" if method == "dopri5" else "alf"}, n_steps=4)
 
 
 def run_tiles(batch, method, dtype):
@@ -256,8 +261,8 @@ def at_most_version(ptx, release):
 
 HEADER = """# Every CUDA kernel, compiled without a GPU
 
-Made by `python validation/cuda/compile_ptx.py`, in several runs (`--quick`, `--kernels`). Nothing here has run: it says that the
-kernels compile, and what the compiler makes of them. *Stack* is local memory of a thread in bytes (states and slopes lie there), *spills* are
+Made by `python validation/cuda/compile_ptx.py` in one run. Nothing here has run: it says that the kernels compile, and what the compiler makes of them.
+Samples of 2-3200-3200-2 do not fit into shared memory: their tiles lie in global memory, and weights are streamed. *Stack* is local memory of a thread in bytes (states and slopes lie there), *spills* are
 registers that did not fit. {tools}
 
 | kernel | field | method | numbers | architecture | PTX bytes | registers | stack | spill stores | spill loads |
@@ -268,7 +273,7 @@ registers that did not fit. {tools}
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", metavar="FILE", type=pathlib.Path)
-    parser.add_argument("--quick", action="store_true", help="one field")
+    parser.add_argument("--quick", action="store_true", help="every kernel once")
     parser.add_argument("--architectures", default="75,80,90", help="default: 75,80,90")
     parser.add_argument("--kernels", default="*", help="those whose names match, with * and ?")
     options = parser.parse_args(arguments)

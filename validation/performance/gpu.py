@@ -20,6 +20,7 @@ import numpy as np
 
 import refnode
 from refnode import cuda_device
+from refnode.atomic_file import write_atomically
 
 cuda = cuda_device.cuda_module()           # of this name the simulator puts its own in a kernel's place
 
@@ -166,19 +167,29 @@ def measure(work, name, build_batch, dtype, count, rounds):
             runs[who]()
         except Exception as error:              # of whatever kind: a library is missing, or memory is short
             runs.pop(who, None)
-            notes[who] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            notes[who] = f"did not run: {first_line(error)}"
             continue
         errors[who] = max(np.max(np.abs(part[:len(right)] - right)) / np.max(np.abs(right))
                           for part, right in zip(found, (few.y0, few.theta)))
         seconds[who] = []
     for _ in range(rounds):
-        for who, run in runs.items():
+        for who, run in list(runs.items()):
             started = time.perf_counter()
-            run()
+            try:
+                run()
+            except Exception as error:
+                notes[who] = f"in a later round {first_line(error)}"
+                del runs[who], seconds[who]
+                continue
             seconds[who].append(time.perf_counter() - started)
     if work == "G2" and "refnode" in runs:
         notes["peak"] = f"{products(batch, runs['refnode'].stats) / np.median(seconds['refnode']) / fma_peak(dtype):.1%} of the FMA peak"
     return [line(work, name, dtype, count, who, seconds, errors, notes) for who in CONTESTANTS[work]]
+
+
+def first_line(error):
+    """What kind of error, and the first line of what it says."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".replace("|", "/")
 
 
 def products(batch, stats):
@@ -246,6 +257,9 @@ def main(arguments=None):
     if cuda_device.is_simulated():
         sys.setswitchinterval(1e-4)         # its threads wait for each other in loops
     counts = {"G1": 8 if options.smoke else 1_000_000, "G2": 3 if options.smoke else 65_536, "G3": 4 if options.smoke else 256}
+    smoke = " **In the simulator, with tiny sizes: the times mean nothing.**" if options.smoke else ""
+    heading = HEADING.format(rounds=options.rounds, checked=CHECKED, device=cuda_device.facts(), host=platform.platform(),
+                             date=time.strftime("%Y-%m-%d"), smoke=smoke)
     lines = []
     for work in CONTESTANTS:
         fields = (SMALL_FIELDS if options.smoke else FIELDS)[work] if options.only in (None, work) else {}
@@ -253,12 +267,20 @@ def main(arguments=None):
             for dtype in ("float64", "float32"):
                 lines += measure(work, name, build_batch, dtype, counts[work], options.rounds)
                 print("\n".join(lines[-len(CONTESTANTS[work]):]), flush=True)
-    smoke = " **In the simulator, with tiny sizes: the times mean nothing.**" if options.smoke else ""
-    text = HEADING.format(rounds=options.rounds, checked=CHECKED, device=cuda_device.facts(), host=platform.platform(),
-                          date=time.strftime("%Y-%m-%d"), smoke=smoke) + "\n".join(lines) + "\n"
-    if options.output:
-        options.output.write_text(text)
+                if options.output:              # after each, should a later one be killed
+                    write_atomically(options.output, heading + "\n".join(lines) + "\n")
+    return report(lines)
+
+
+def report(lines):
+    """The exit status, and a last line: 1 if refnode failed, or if anybody's gradient is wrong."""
+    own = [line for line in lines if "| refnode |" in line]
+    failed, wrong = sum("| - |" in line for line in own), sum("WRONG GRADIENT" in line for line in lines)
+    absent = sorted({line.split("|")[5].strip() for line in lines if "did not run" in line} - {"refnode"})
+    print(f"{len(own)} works, refnode failed in {failed}, wrong gradients: {wrong}"
+          + (f"; did not run: {', '.join(absent)}" if absent else ""))
+    return 1 if failed or wrong else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
