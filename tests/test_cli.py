@@ -58,7 +58,7 @@ def test_quiet_says_only_what_did_not_pass(tmp_path, capsys):
 
 
 def test_a_failed_row_is_exit_code_1(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(validate, "run", lambda selection, progress: outcome_of(row(), row("FAIL")))
+    monkeypatch.setattr(validate, "run", lambda selection, progress, workers: outcome_of(row(), row("FAIL")))
     code, out, _ = run([*SMALL, "--output", str(tmp_path)], capsys)
     assert code == 1 and "1 FAIL" in out.splitlines()[-1]
 
@@ -88,7 +88,7 @@ def test_an_output_that_cannot_be_a_folder_is_refused_at_once(tmp_path, capsys):
 
 
 def test_interruption_is_exit_code_130_without_a_traceback(tmp_path, capsys, monkeypatch):
-    def interrupted(selection, progress):
+    def interrupted(selection, progress, workers):
         raise KeyboardInterrupt
     monkeypatch.setattr(validate, "run", interrupted)
     code, _, err = run([*SMALL, "--output", str(tmp_path)], capsys)

@@ -104,8 +104,9 @@ class Trajectory:
         twin.limits = self.limits.copy()
         twin.limits[KEEP_TAPE] = 0
         twin.storage = Storage(self.options, self.field, self.n, twin.limits, self.n_steps, np.float64)
-        for mine, single in zip(twin.stored()[1:4], self.stored()[1:4]):
-            mine[...] = single
+        with np.errstate(invalid="ignore"):         # further slopes of a step without observations were never written
+            for mine, single in zip(twin.stored()[1:4], self.stored()[1:4]):
+                mine[...] = single
         return twin
 
     # --- storage ----------------------------------------------------------------------------------
