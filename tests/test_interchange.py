@@ -78,6 +78,14 @@ def test_answers_come_back_non_finite_numbers_too(suffix, tmp_path):
     assert math.isnan(back["y"][0][1]) and back["loss"] == math.inf and back["grad"]["y0"] == [-math.inf]
 
 
+@pytest.mark.parametrize("suffix", ["json", "npz"])
+@pytest.mark.parametrize("times", [0.5, [0.5, 1.25, math.inf], []])
+def test_answers_have_the_time_of_one_switch_or_of_each(suffix, times, tmp_path):
+    path = tmp_path / f"answer.{suffix}"
+    answer_file.write_answer({**ANSWER, "event_time": times}, path)
+    assert answer_file.read_answer(path)["event_time"] == times
+
+
 def test_json_holds_no_raw_non_finite_number(tmp_path):
     path = tmp_path / "answer.json"
     answer_file.write_answer(ANSWER, path)
@@ -354,6 +362,8 @@ def test_malicious_expressions_are_refused(text, tmp_path, monkeypatch):
     ({**ANSWER, "y": [[1.0]], "loss": 1.0, "grad": {}, "truth": "true"}, "at /truth: expected one of 'exact'"),
     ({**ANSWER, "y": [[1.0]], "loss": 1.0, "grad": {}, "problem_sha256": "0" * 63}, "at /problem_sha256"),
     ({**ANSWER, "y": [[1.0]], "loss": 1.0, "grad": {}, "stats": {"a b": 1}}, "at /stats/a b"),
+    ({**ANSWER, "y": [[1.0]], "loss": 1.0, "grad": {}, "event_time": "soon"}, "at /event_time: expected a number or an array of numbers, found"),
+    ({**ANSWER, "y": [[1.0]], "loss": 1.0, "grad": {}, "event_time": [0.5, [1.0]]}, "at /event_time/1: expected a number"),
 ])
 def test_what_is_wrong_with_an_answer(content, place, tmp_path):
     assert place in refusal(content, folder=tmp_path, read=answer_file.read_answer)

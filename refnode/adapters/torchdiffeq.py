@@ -2,9 +2,10 @@
 import functools
 import time
 
-from refnode.adapters.answer_form import Mode, answer_form, checked_choice, versions_of
+from refnode.adapters.answer_form import Mode, NotExpressible, answer_form, checked_choice, versions_of
 from refnode.adapters.translate import Task, array_library, switched_rhs
 from refnode.adapters.two_pieces import around_switch
+from refnode.problems.reference_problem import switches_of
 
 LIBRARY = "torchdiffeq"
 METHODS = ("dopri5", "dopri8")
@@ -65,6 +66,8 @@ def answer(problem, mode, method, rtol, atol):
     import torch
     import torchdiffeq
     choice, task = checked_choice(LIBRARY, MODES, mode, method), Task(problem)
+    if mode.startswith("event"):
+        _require_one_switch(task.problem["rhs"])
     field, y0 = counted_module(task), torch.tensor(task.y0, requires_grad=True)
     times = torch.tensor(task.grid, requires_grad=True)
     options = {"rtol": rtol, "atol": atol, "method": method}
@@ -82,6 +85,13 @@ def answer(problem, mode, method, rtol, atol):
     return answer_form(
         task, LIBRARY, versions()["torchdiffeq"], mode, method, choice.truth, ys.detach().numpy(), value.item(),
         gradient_of(y0), gradient_of(field.theta), None if times.grad is None else times.grad.numpy(), stats)
+
+
+def _require_one_switch(rhs):
+    """`odeint_event` finds a change of sign in either direction: behind a located switch the next may be 0, or either sign of its rounding."""
+    if len(switches_of(rhs)) > 1:
+        raise NotExpressible(f"odeint_event knows no direction, and there are {len(switches_of(rhs))} switches: where the next is 0 at "
+                             "its start but for rounding, the search ends at once for one sign of that rounding")
 
 
 def _solved_in_two(task, field, y0, times, lifted, options):
