@@ -173,6 +173,15 @@ def test_agrees_with_double_precision(name, method, steps):
     assert worst(found, expected) > 2.0**-45                             # and it was computed in singles
 
 
+def test_what_no_step_wrote_raises_no_warning():
+    """DOP853's further slopes are written in steps with observations alone; a signalling NaN stands for what memory held."""
+    forward = solved(problem_named("tanh"), SolveOptions.of(method="dop853", rtol=1e-4).single, keep=True)
+    further, stepped = forward.k_extra.view(np.uint32), np.setdiff1d(np.arange(forward.n_steps), forward.ys_step)
+    assert stepped.size
+    further[stepped] = 0x7fa00000
+    assert np.isnan(forward.in_double().k_extra[stepped]).all()
+
+
 def adjoint_error(problem, seed=0, **options):
     """|<ys_bar, J x_tan> - <J^T ys_bar, x_tan>| over the magnitudes of all terms: the transpose in single, the tangent in
     double precision through the same steps, which are those of a solve in single."""
