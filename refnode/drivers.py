@@ -37,7 +37,7 @@ SECOND_ORDER_GROUPS = (
 )
 BATCH_GROUPS = (            # which no evidence uses
     ("refnode.solve.samples:integrate_samples",
-     "refnode.sensitivity.batch_gradient:discrete_adjoint_samples"),
+     "refnode.sensitivity.batch_sweep:discrete_adjoint_samples"),
 )
 FIRST_ORDER_DRIVERS, SECOND_ORDER_DRIVERS, BATCH_DRIVERS = (
     tuple(name for group in groups for name in group) for groups in (GROUPS, SECOND_ORDER_GROUPS, BATCH_GROUPS))

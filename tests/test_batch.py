@@ -16,7 +16,7 @@ from gradients import RECIPES, python_field
 from refnode import Batch, gradient, gradient_batch, jvp, losses, solve, solve_batch
 from refnode.errors import IntegrationError, InvalidInputError, InvalidTypeError
 from refnode.host_device import python_form
-from refnode.sensitivity import batch_gradient
+from refnode.sensitivity import batch_sweep
 from refnode.solve import samples as samples_module
 from refnode.solve import run
 
@@ -283,14 +283,14 @@ def test_wrong_calls():
 # --- wrong programs -------------------------------------------------------------------------------
 
 MUTANTS = [    # (body, line, what stands there instead)
-    (batch_gradient.pull_each, "theta_bar[:] = 0.0", "pass"),                           # workspace not reset
-    (batch_gradient.pull_each, "theta_bars[i - position[FROM]]", "theta_bars[i - position[SAMPLE]]"),    # all in one row
-    (batch_gradient.pull_each, "add_rows(ys_bar[seen], walk[OBSERVATION], y_bars[i])", "pass"),
-    (batch_gradient.pull_each, "ys_step[seen], walk", "ys_step[ts_first[0]:], walk"),
-    (batch_gradient.pull_each, "position[BEGUN] = i + 1, 0", "position[BEGUN] = i + 1, 1"),     # the next never begins
-    (batch_gradient.pull_each, "own, seen = min(i, thetas.shape[0] - 1)", "own, seen = 0"),
-    (batch_gradient.pull_each, "row, before = first[i], walk[STEP]", "row, before = 0, walk[STEP]"),
-    (batch_gradient.pull_each, "y[row], thetas[own],", "y[first[i]], thetas[own],"),    # slope at t1 from y0
+    (batch_sweep.pull_each, "theta_bar[:] = 0.0", "pass"),                           # workspace not reset
+    (batch_sweep.pull_each, "theta_bars[i - position[FROM]]", "theta_bars[i - position[SAMPLE]]"),    # all in one row
+    (batch_sweep.pull_each, "add_rows(ys_bar[seen], walk[OBSERVATION], y_bars[i])", "pass"),
+    (batch_sweep.pull_each, "ys_step[seen], walk", "ys_step[ts_first[0]:], walk"),
+    (batch_sweep.pull_each, "position[BEGUN] = i + 1, 0", "position[BEGUN] = i + 1, 1"),     # the next never begins
+    (batch_sweep.pull_each, "own, seen = min(i, thetas.shape[0] - 1)", "own, seen = 0"),
+    (batch_sweep.pull_each, "row, before = first[i], walk[STEP]", "row, before = 0, walk[STEP]"),
+    (batch_sweep.pull_each, "y[row], thetas[own],", "y[first[i]], thetas[own],"),    # slope at t1 from y0
     (samples_module.integrate_each, "copy_into(y0s[i], y[row])", "copy_into(y0s[0], y[row])"),
     (samples_module.integrate_each, "copy_into(y0s[i], y[row])", "pass"),
     (samples_module.integrate_each, "thetas[min(i, thetas.shape[0] - 1)]", "thetas[0]"),
@@ -355,7 +355,7 @@ def test_a_wrong_program_is_caught(body, line, instead, monkeypatch):
     if body is samples_module.integrate_each:
         monkeypatch.setattr(samples_module, "integrate_samples", mutant)
     else:
-        monkeypatch.setattr(batch_gradient, "discrete_adjoint_samples", mutant)
+        monkeypatch.setattr(batch_sweep, "discrete_adjoint_samples", mutant)
     monkeypatch.setattr(run, "next_slice", lambda steps, elapsed: 1)
     try:
         with np.errstate(all="ignore"):

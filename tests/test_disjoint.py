@@ -9,7 +9,7 @@ from refnode import Batch, GradientFunction, gradient, gradient_batch, solve
 from refnode.host_device import python_form
 from refnode.losses import sum_of_squares
 from refnode.problems.catalogue import CATALOGUE
-from refnode.sensitivity.batch_gradient import discrete_adjoint_samples
+from refnode.sensitivity.batch_sweep import discrete_adjoint_samples
 from refnode.sensitivity.discrete_adjoint import discrete_adjoint
 from refnode.solve import integrate, options as solve_options, written_out
 from refnode.solve.integrate import integrate_field
@@ -70,14 +70,16 @@ def test_a_gradient(seen, changes):
 
 
 @pytest.mark.parametrize("own_theta", [False, True])
-def test_a_batch(seen, own_theta):
+@pytest.mark.parametrize("method, drivers", [("dopri5", ("integrate_lanes", "pull_lanes")),
+                                             ("dop853", ("integrate_samples", "discrete_adjoint_samples"))])
+def test_a_batch(seen, own_theta, method, drivers):
     problem = CATALOGUE["lotka_volterra"]()
     theta = np.tile(problem.theta, (3, 1)) if own_theta else problem.theta
     batch = Batch(problem.field, np.tile(problem.y0, (3, 1)), theta, (0.0, 1.0), [0.5, 1.0], sum_of_squares())
     problem.field.entries.clear()
-    gradient_batch(batch, rtol=1e-5, atol=1e-7, specialize=True)
+    gradient_batch(batch, method=method, rtol=1e-5, atol=1e-7, specialize=True)
     problem.field.entries.clear()
-    check(seen, "integrate_samples", "discrete_adjoint_samples")
+    check(seen, *drivers)
 
 
 def test_an_overlap_is_seen():

@@ -123,6 +123,11 @@ class Batch:
         return bool(np.all(np.diff(self.ts_first) == self.ts_first[1]))
 
     @functools.cached_property
+    def same_loss(self):
+        """Whether all samples have the loss of the first: the very object."""
+        return all(loss is self.losses[0] for loss in self.losses)
+
+    @functools.cached_property
     def flow_field(self):
         """The field of one sample that is integrated, with the running cost as one more state if there is one."""
         running = None if self.losses[0] is None else self.losses[0].running

@@ -10,7 +10,8 @@ import numpy as np
 from refnode.cuda_device import Kernel, cuda_module, device_array, to_device
 from refnode.errors import InvalidInputError
 from refnode.linalg import copy_into
-from refnode.sensitivity.batch_gradient import BatchSweep, gradient_batch, gradient_of_samples
+from refnode.sensitivity.batch_gradient import gradient_batch, gradient_of_samples
+from refnode.sensitivity.batch_sweep import BatchSweep
 from refnode.sensitivity.checkpointing_cuda import PlacedSamples, pull_placed_wave
 from refnode.sensitivity.cotangents import Gradient, fill_slopes
 from refnode.sensitivity.discrete_adjoint import OBSERVATION, RECOMPUTE, SLICE, STEP, push_through_steps

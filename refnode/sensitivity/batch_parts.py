@@ -18,10 +18,10 @@ def sweep_parts(samples, sweep, on_failure, threads, most):
         if raised is not None:
             raise raised
         sweep.add_to_theta(rows)
-    in_parts(samples, threads, lambda worker, part: _sweep_part(worker, sweep, part, on_failure), take, most)
+    in_parts(samples, threads, lambda worker, part: sweep_part(worker, sweep, part, on_failure), take, most)
 
 
-def _sweep_part(samples, sweep, part, on_failure):
+def sweep_part(samples, sweep, part, on_failure):
     """Forward and reverse sweep of as many samples at a time as fit into the pool.
 
     Returns what a loss or a reverse sweep raised, what the forward sweep raised, and the cotangents of theta.

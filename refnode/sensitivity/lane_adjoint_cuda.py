@@ -4,7 +4,7 @@ The bodies are those of `discrete_adjoint` and `checkpointing`; see `solve.batch
 """
 from refnode.cuda_device import Kernel, cuda_module, device_function
 from refnode.linalg import copy_into
-from refnode.sensitivity.batch_gradient import add_rows
+from refnode.sensitivity.batch_sweep import add_rows
 from refnode.sensitivity.checkpointing import pull_with_checkpoints
 from refnode.sensitivity.discrete_adjoint import OBSERVATION, pull_through_steps
 from refnode.solve.integrate import FINISHED, RUNNING, STEPS

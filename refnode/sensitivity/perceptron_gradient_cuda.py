@@ -8,7 +8,8 @@ import numpy as np
 from numba import float64, from_dtype
 
 from refnode.cuda_device import Kernel, cuda_module, device_array, device_function, to_device
-from refnode.sensitivity.batch_gradient import BatchSweep, gradient_of_samples
+from refnode.sensitivity.batch_gradient import gradient_of_samples
+from refnode.sensitivity.batch_sweep import BatchSweep
 from refnode.sensitivity.batch_gradient_cuda import DeviceSweep
 from refnode.sensitivity.perceptron_adjoint_cuda import pull_tiles
 from refnode.sensitivity.perceptron_tangent_cuda import push_tiles

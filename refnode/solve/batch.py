@@ -9,7 +9,7 @@ from refnode.cuda_device import device_and_real
 from refnode.errors import InvalidInputError
 from refnode.solve.initial_value import solve
 from refnode.solve.options import SolveOptions
-from refnode.solve.samples import BatchSolution, Samples
+from refnode.solve.samples import BatchSolution, samples_on_cpu
 from refnode.solve.threads import in_parts, thread_count
 
 STEP_CONTROLS = ("per_sample", "joint")
@@ -70,7 +70,7 @@ def solve_batch(batch, step_control="per_sample", device="cpu", dtype="float64",
 def samples_on(device, real, batch):
     """`Samples` for the CPU, or for the GPU, where results may stay."""
     if device == "cpu":
-        return Samples
+        return samples_on_cpu
     if batch.on_device:
         from refnode.solve.resident_cuda import ResidentSamples
         return functools.partial(ResidentSamples, real=real)

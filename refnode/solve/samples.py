@@ -89,6 +89,8 @@ class Samples:
     goes on after `empty` has moved what there is of that one to the front.
     """
 
+    side_by_side = False         # `LaneSamples` are
+
     def __init__(self, batch, field, y0s, options, *, keep):
         if options.scheme is not None:
             raise InvalidInputError(f"method {options.scheme.name!r} does not step batches: solve its problems one by one")
@@ -204,6 +206,15 @@ class Samples:
         """Let the next solve of this field reuse the tape."""
         tape, self.tape = self.tape, None
         self.field.keep_tape(tape)
+
+
+def samples_on_cpu(batch, field, y0s, options, *, keep):
+    """`Samples`, which step side by side where that is compiled for them."""
+    if isinstance(options.specialized_to(y0s.shape[1]), tuple):
+        from refnode.solve.lanes import LaneSamples, fit_into_lanes     # not for those who specialise nothing
+        if fit_into_lanes(batch, field, y0s.shape[1], options):
+            return LaneSamples(batch, field, y0s, options, keep=keep)
+    return Samples(batch, field, y0s, options, keep=keep)
 
 
 def rows_at_a_time(size):

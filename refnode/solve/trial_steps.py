@@ -148,12 +148,17 @@ def judge_error(control, error, failed, limits, ts, clock, count, trial):
 @host_device
 def record_step(c, P, ts, y, y1, z, k, w, clock, count, trial, ys, ys_step):
     """`accept` for methods whose interpolant needs no further slopes: observations, clock and counts. z is the last stage."""
+    if is_stiff(c, trial[T_NEXT] - clock[T], y1, z, k):
+        count[STIFF] += 1
+    move_on(P, ts, y, y1, k, w, clock, count, trial, ys, ys_step)
+
+
+@host_device
+def move_on(P, ts, y, y1, k, w, clock, count, trial, ys, ys_step):
+    """The observations inside an accepted step, clock and counts. y, y1 and k are read where `reaches_observation` alone."""
     t, t_next = clock[T], trial[T_NEXT]
     taken = t_next - t
-    if is_stiff(c, taken, y1, z, k):
-        count[STIFF] += 1
-    direction = 1.0 if taken >= 0.0 else -1.0
-    while count[SEEN] < ts.shape[0] and direction * (ts[count[SEEN]] - t_next) <= 0.0:
+    while reaches_observation(ts, clock, count, trial):
         j = count[SEEN]
         if ts[j] == t_next:
             copy_into(y1, ys[j])
@@ -163,6 +168,13 @@ def record_step(c, P, ts, y, y1, z, k, w, clock, count, trial, ys, ys_step):
         count[SEEN] += 1
     clock[T] = t_next
     count[STEPS] += 1
+
+
+@host_device
+def reaches_observation(ts, clock, count, trial):
+    """Whether the next observation lies inside the trial, or at its end."""
+    direction = 1.0 if trial[T_NEXT] >= clock[T] else -1.0
+    return count[SEEN] < ts.shape[0] and direction * (ts[count[SEEN]] - trial[T_NEXT]) <= 0.0
 
 
 # --- one step for many samples --------------------------------------------------------------------

@@ -9,7 +9,7 @@ import numpy as np
 
 from ensemble import w2
 from refnode import Batch, fields, gradient, gradient_batch, losses
-from refnode.sensitivity.batch_gradient import BatchSweep
+from refnode.sensitivity.batch_sweep import BatchSweep
 from refnode.solve.samples import Samples
 
 SAMPLES, RUNS = 1000, 9
