@@ -13,6 +13,8 @@ from numba.extending import intrinsic, overload
 from refnode.host_device import host_device
 from refnode.layers.tiles import USABLE as TILED, pack, product
 
+THIN = 8                 # inputs or outputs below which packing x costs more than the product it is for
+
 
 # --- z = W x + b ----------------------------------------------------------------------------------
 
@@ -133,8 +135,11 @@ def dense_packed_vjp(rows, x, W, packed, room, z_bar, x_bar, W_bar, b_bar):
         d_out = b_bar.shape[0]
         d_in = W.shape[0] // d_out
         product(rows, d_in, d_out, z_bar, d_out, 1, packed, False, x_bar)       # x_bar = z_bar W
-        pack(rows, d_in, x, d_in, 1, x[:0], room)
-        product(d_out, d_in, rows, z_bar, 1, d_out, room, True, W_bar)          # W_bar += z_barᵀ x
+        if min(d_in, d_out) < THIN:
+            matmul_add(True, False, d_out, d_in, rows, z_bar, x, W_bar)
+        else:
+            pack(rows, d_in, x, d_in, 1, x[:0], room)
+            product(d_out, d_in, rows, z_bar, 1, d_out, room, True, W_bar)      # W_bar += z_barᵀ x
         add_rows(rows, z_bar, b_bar)
     else:
         x_bar[:] = 0.0
