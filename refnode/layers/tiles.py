@@ -91,11 +91,11 @@ class Tile:
         l, sums = builder.phi(self.k.type), [builder.phi(self.vector) for _ in begun]
         next_l = builder.add(l, self.number(1))
         grown = self.one_more(a_rows, l, next_l, sums)
-        join(builder, before, loop, [l, *sums], [self.number(0), *begun], [next_l, *grown])
+        join(before, loop, [l, *sums], [self.number(0), *begun], [next_l, *grown])
         builder.cbranch(builder.icmp_signed("<", next_l, self.k), loop, after)
         builder.position_at_end(after)
         totals = [builder.phi(self.vector) for _ in begun]
-        join(builder, before, loop, totals, begun, grown)
+        join(before, loop, totals, begun, grown)
         self.end(totals)
         return self.none
 
@@ -110,9 +110,17 @@ class Tile:
         return ir.Constant(self.k.type, value)
 
     def begin(self):
-        """What the sums begin with: the panel's first row, or c."""
-        first = self.load(self.panel)
-        return [self.builder.select(self.add, self.masked("load", row), first) for row in self.c_rows()]
+        """What the sums begin with: the panel's first row, or c. A branch, for c may lie far away and is not to be waited for."""
+        builder, first = self.builder, self.load(self.panel)
+        before, grown, begun = builder.block, builder.append_basic_block("grown"), builder.append_basic_block("begun")
+        builder.cbranch(self.add, grown, begun)
+        builder.position_at_end(grown)
+        former = [self.masked("load", row) for row in self.c_rows()]
+        builder.branch(begun)
+        builder.position_at_end(begun)
+        sums = [builder.phi(self.vector) for _ in former]
+        join(before, grown, sums, [first] * self.rows, former)
+        return sums
 
     def end(self, sums):
         for row, total in zip(self.c_rows(), sums):
@@ -153,11 +161,11 @@ class Tile:
         return builder.call(found, arguments)
 
 
-def join(builder, before, loop, phis, first, again):
-    """What variables hold when a block is entered from the block before the loop, and from the loop."""
-    for phi, value, next_value in zip(phis, first, again):
-        phi.add_incoming(value, before)
-        phi.add_incoming(next_value, loop)
+def join(one, other, variables, from_one, from_other):
+    """What variables hold when their block is entered from one block, and from the other."""
+    for variable, value, other_value in zip(variables, from_one, from_other):
+        variable.add_incoming(value, one)
+        variable.add_incoming(other_value, other)
 
 
 WIDE, FULL, NARROW = 16, 4, 1        # quarters of a vector in the columns of a tile
