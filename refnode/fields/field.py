@@ -134,7 +134,7 @@ class VectorField:
 
     def new_tape(self, rows, dtype=np.float64):
         """Scratch for ``rows`` evaluations, shape (rows, tape_size), with the header in place."""
-        tape = on_cache_lines(rows, self.tape_size, dtype)
+        tape = on_cache_lines(rows, self.tape_size, dtype) if self.tape_size else np.empty((rows, 0), dtype)
         if self.tape_header.size:
             tape[:, :self.tape_header.size] = self.tape_header
             if dtype == np.float32 and rows and np.any(tape[0, :self.tape_header.size] != self.tape_header):

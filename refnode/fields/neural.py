@@ -5,6 +5,10 @@ its tape, which the host writes. The tape continues with the input (y, or (y, t)
 every hidden layer, the slopes σ' where they cannot be had from the activations, and two buffers between
 which tangents and cotangents pass to and fro. So `mlp_vjp` does no forward work.
 
+Samples go through all layers in blocks of `BLOCK`, which stay in the cache; the buffers have room for one. From
+`TILED_FROM` samples on there is room before the inputs, too, for the weights of all layers, packed once for all blocks
+(`layers.tiles`), and for the rows of a block.
+
 Behind all this stands the scratch of `mlp_hvp`, which only the tape of second derivatives has room for: two
 more buffers, and a mirror of inputs, activations and slopes that holds their tangents.
 """

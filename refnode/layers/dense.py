@@ -98,6 +98,21 @@ def add_rows(rows, z_bar, b_bar):
             b_bar[j] += z[j]
 
 
+def dense_hvp(x, W, x_tan, W_tan, z_bar, z_bar_tan):
+    """Tangent of `dense_vjp`: (x_bar_tan, W_bar_tan, b_bar_tan). Shapes as the values'."""
+    return (z_bar_tan @ W + z_bar @ W_tan, z_bar_tan.T @ x + z_bar.T @ x_tan, z_bar_tan.sum(axis=0))
+
+
+@host_device
+def dense_hvp_kernel(batch, x, W, x_tan, W_tan, z_bar, z_bar_tan, x_bar_tan, W_bar_tan, b_bar_tan):
+    """The tangent of `dense_vjp_kernel`; see `dense_hvp`. Adds to its three outputs."""
+    d_out = b_bar_tan.shape[0]
+    d_in = W.shape[0] // d_out
+    dense_vjp_kernel(batch, x, W, z_bar_tan, x_bar_tan, W_bar_tan, b_bar_tan)
+    matmul_add(False, False, batch, d_in, d_out, z_bar, W_tan, x_bar_tan)       # x_bar = z_bar W
+    matmul_add(True, False, d_out, d_in, batch, z_bar, x_tan, W_bar_tan)        # W_bar = z_barᵀ x
+
+
 # --- the same for a block of the rows of x, with weights packed once for all of them -----------------
 
 @host_device
@@ -166,21 +181,6 @@ def dense_plain_vjp(rows, x, W, packed, room, z_bar, x_bar, W_bar, b_bar):
 
 pack_dense.on_device = pack_dense_vjp.on_device = nothing_packed
 dense_packed.on_device, dense_packed_vjp.on_device = dense_plain, dense_plain_vjp
-
-
-def dense_hvp(x, W, x_tan, W_tan, z_bar, z_bar_tan):
-    """Tangent of `dense_vjp`: (x_bar_tan, W_bar_tan, b_bar_tan). Shapes as the values'."""
-    return (z_bar_tan @ W + z_bar @ W_tan, z_bar_tan.T @ x + z_bar.T @ x_tan, z_bar_tan.sum(axis=0))
-
-
-@host_device
-def dense_hvp_kernel(batch, x, W, x_tan, W_tan, z_bar, z_bar_tan, x_bar_tan, W_bar_tan, b_bar_tan):
-    """The tangent of `dense_vjp_kernel`; see `dense_hvp`. Adds to its three outputs."""
-    d_out = b_bar_tan.shape[0]
-    d_in = W.shape[0] // d_out
-    dense_vjp_kernel(batch, x, W, z_bar_tan, x_bar_tan, W_bar_tan, b_bar_tan)
-    matmul_add(False, False, batch, d_in, d_out, z_bar, W_tan, x_bar_tan)       # x_bar = z_bar W
-    matmul_add(True, False, d_out, d_in, batch, z_bar, x_tan, W_bar_tan)        # W_bar = z_barᵀ x
 
 
 # --- c += op(a) op(b) -----------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 from refnode.host_device import host_device, outlined
 from refnode.linalg import copy_into
 
-TILED_FROM = 16          # rows from which packing pays
+TILED_FROM = 64          # rows from which packing weights pays, or costs nothing
 WIDEST = 16              # numbers in a vector register, at most; packed matrices have room for columns in multiples of it
 
 
