@@ -24,7 +24,8 @@ FIELDS = [pytest.param(*case, id=f"{case[0]}-{case[1]}") for case in cases.field
 PERCEPTRONS = [   # widths, activation, batch, time_input: no hidden layer, one, several; widths of 1
     ((2, 2), "tanh", 3, True), ((1, 1, 1), "softplus", 1, True), ((2, 5, 2), "tanh", 1, False),
     ((2, 5, 2), "sine", 4, True), ((3, 1, 7, 3), "softplus", 5, False), ((2, 16, 16, 2), "tanh", 33, True),
-    ((2, 4, 4, 4, 2), "sine", 3, False), ((2, 3, 5, 4, 3, 2), "softplus", 2, True)]
+    ((2, 4, 4, 4, 2), "sine", 3, False), ((2, 3, 5, 4, 3, 2), "softplus", 2, True),
+    ((2, 9, 2), "softplus", 70, True)]                          # more than one block of samples
 every_perceptron = pytest.mark.parametrize("case", PERCEPTRONS, ids=lambda case: "-".join(map(str, case)))
 
 ROUNDING = 1e-13          # of each component's sum of magnitudes

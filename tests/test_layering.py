@@ -74,7 +74,7 @@ ALLOWED = {
 # Foreign packages: these everywhere, the others in one file each, and inside functions only where they are slow.
 FOREIGN = {"numpy", "numba", "scipy"}
 FOREIGN_IN = {
-    "llvmlite": {"layers/dense.py", "linked_bodies.py"},    # the call of BLAS; what LLVM is to do. Numba brings it
+    "llvmlite": {"layers/dense.py", "layers/tiles.py", "linked_bodies.py"},    # the call of BLAS; products; what LLVM is to do. Numba brings it
     "sympy": {"fields/symbolic.py"},                    # an optional extra
     "matplotlib": {"plot.py", "demos/pictures.py"},
     "torch": {"adapters/torchdiffeq.py", "adapters/torchode.py"},

@@ -10,7 +10,7 @@ from refnode.errors import InvalidInputError
 from refnode.fields.neural import mlp_field
 from refnode.layers.activations import ACTIVATIONS, tanh
 from refnode.layers.dense import dense_jvp
-from refnode.layers.parameters import mlp_layout
+from refnode.layers.parameters import initial_parameters, mlp_layout
 
 EPS = np.finfo(float).eps
 CASES = [   # widths, activation, batch, time_input: depths 1 to 4, widths of 1
@@ -23,6 +23,8 @@ CASES = [   # widths, activation, batch, time_input: depths 1 to 4, widths of 1
     ((2, 16, 16, 2), "tanh", 33, True),
     ((2, 4, 4, 4, 2), "sine", 3, False),
     ((1, 6, 1, 6, 1), "softplus", 2, True),
+    ((3, 33, 70, 3), "tanh", 150, False),                       # two blocks and a piece, by tiles of every width
+    ((2, 9, 2), "softplus", 77, True),
 ]
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
 
@@ -154,6 +156,16 @@ def test_the_samples_of_a_batch_do_not_meet():
     np.testing.assert_array_equal(nan, np.arange(10) // 2 == 2)
 
 
+def test_the_bits_of_a_sample_do_not_depend_on_its_block():
+    """Seventy samples, a block and a piece, stand in other places of the blocks among others."""
+    widths = (3, 20, 35, 3)
+    alone, among = mlp_field(widths, batch=70), mlp_field(widths, batch=150)
+    y, theta = np.random.default_rng(0).standard_normal((150, 3)), initial_parameters(widths, seed=0)
+    everyone = among(0.0, y.ravel(), theta).reshape(150, 3)
+    for first in (0, 41, 80):
+        np.testing.assert_array_equal(alone(0.0, y[first:first + 70].ravel(), theta), everyone[first:first + 70].ravel())
+
+
 # --- derivatives that are wrong on purpose --------------------------------------------------------
 
 WRONG = ((4, 4, 4), "tanh", 3, True)
@@ -200,7 +212,8 @@ def test_the_field_says_what_it_is():
     field = mlp_field((2, 64, 64, 2), batch=512)
     assert field.name == "mlp_2_64_64_2_tanh"
     assert (field.n, field.p) == (1024, 2 * 64 + 64 + 64 * 64 + 64 + 64 * 2 + 2)
-    assert field.compiled and field.tape_size == 5 + 3 * 5 + 512 * (2 + 64 + 64) + 2 * 512 * 64
+    packed = 2 * 65 * 16 + 2 * 65 * 64                          # 64 by 2 and 2 by 64, or transposed; 64 by 64; 64 samples
+    assert field.compiled and field.tape_size == 32 + packed + 512 * (2 + 64 + 64) + 2 * 64 * 64
     assert mlp_field((2, 8, 2), "sine", time_input=True).name == "mlp_2_8_2_sine_time"
 
 

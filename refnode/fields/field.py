@@ -10,6 +10,8 @@ from refnode.precision import single_form, single_type
 JVP_HINT = ("write it by hand and pass {which}=, or let SymPy derive it: "
             'VectorField.from_expressions(["theta[0]*y[0]", ...]) (optional extra `symbolic`)')
 
+CACHE_LINE = 64          # bytes
+
 
 class VectorField:
     """A right-hand side with its hand-written derivatives.
@@ -132,7 +134,7 @@ class VectorField:
 
     def new_tape(self, rows, dtype=np.float64):
         """Scratch for ``rows`` evaluations, shape (rows, tape_size), with the header in place."""
-        tape = np.empty((rows, self.tape_size), dtype=dtype)
+        tape = on_cache_lines(rows, self.tape_size, dtype) if self.tape_size else np.empty((rows, 0), dtype)
         if self.tape_header.size:
             tape[:, :self.tape_header.size] = self.tape_header
             if dtype == np.float32 and rows and np.any(tape[0, :self.tape_header.size] != self.tape_header):
@@ -209,3 +211,11 @@ class VectorField:
     def returns_arrays(self):
         """Whether f is in the SciPy form, which makes a new array at every call."""
         return argument_count(self.user_f) == RETURNING["f"]
+
+
+def on_cache_lines(rows, size, dtype):
+    """An array (rows, size) that begins on a cache line, of which what vectors are loaded from had better not lie across two."""
+    length = rows * size * np.dtype(dtype).itemsize
+    room = np.empty(length + CACHE_LINE, np.uint8)
+    first = -room.ctypes.data % CACHE_LINE
+    return room[first:first + length].view(dtype).reshape(rows, size)

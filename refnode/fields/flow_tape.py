@@ -34,13 +34,13 @@ def flow_tape_plan(layout, activation, batch, probes, d):
     rows, w_at = [], 0
     for d_out, d_in in shapes:
         slope_at = at + n_rows * d_in
-        rows.append((d_in, d_out, w_at, at, slope_at))
+        rows.append((d_in, d_out, w_at, at, slope_at, 0))
         at = slope_at + (batch * d_out if keeps_slope and len(rows) < len(shapes) else 0)
         w_at += d_out * d_in + d_out
     at += 4 * shapes[0][0] if shallow else 0                                    # the gains and what belongs to them
     widest = max(max(shape) for shape in shapes)
     buffer_size = (min(n_rows, BLOCK) if shallow else n_rows) * widest
-    head = [len(shapes), batch, ACTIVATIONS[activation].code, at, buffer_size]
+    head = [len(shapes), batch, ACTIVATIONS[activation].code, at, buffer_size, 0]
     first_rows = np.zeros((1 + count, batch, shapes[0][1]))
     if count:
         first_rows[1:, :, :d] = probes                                          # whose time is 0: t is the same for all

@@ -5,6 +5,10 @@ its tape, which the host writes. The tape continues with the input (y, or (y, t)
 every hidden layer, the slopes σ' where they cannot be had from the activations, and two buffers between
 which tangents and cotangents pass to and fro. So `mlp_vjp` does no forward work.
 
+Samples go through all layers in blocks of `BLOCK`, which stay in the cache; the buffers have room for one. From
+`TILED_FROM` samples on there is room before the inputs, too, for the weights of all layers, packed once for all blocks
+(`layers.tiles`), and for the rows of a block.
+
 Behind all this stands the scratch of `mlp_hvp`, which only the tape of second derivatives has room for: two
 more buffers, and a mirror of inputs, activations and slopes that holds their tangents.
 """
@@ -19,14 +23,16 @@ from refnode.layers.activations import (
     ACTIVATIONS, activation_hvp_kernel, activation_jvp_kernel, activation_kernel, activation_tangents_kernel,
     activation_vjp_kernel)
 from refnode.layers.dense import (
-    dense, dense_hvp_kernel, dense_jvp_kernel, dense_kernel, dense_vjp_kernel, matmul_add)
+    dense, dense_hvp_kernel, dense_jvp_kernel, dense_packed, dense_packed_vjp, matmul_add, pack_dense, pack_dense_vjp)
 from refnode.layers.parameters import mlp_layout
+from refnode.layers.tiles import TILED_FROM, WIDEST, packed_size
 from refnode.layers import single_activations                  # which activations have in single precision
 from refnode.linalg import copy_into
 
 # The header of the tape: these entries, then one row for each layer.
-LAYERS, BATCH, ACTIVATION, BUFFERS_AT, BUFFER_SIZE, HEAD = 0, 1, 2, 3, 4, 5
-D_IN, D_OUT, W_AT, X_AT, SLOPE_AT, ROW = 0, 1, 2, 3, 4, 5     # W in theta; input x and slope in the tape
+LAYERS, BATCH, ACTIVATION, BUFFERS_AT, BUFFER_SIZE, ROOM_AT, HEAD = 0, 1, 2, 3, 4, 5, 6
+D_IN, D_OUT, W_AT, X_AT, SLOPE_AT, PACKED_AT, ROW = 0, 1, 2, 3, 4, 5, 6   # W in theta; input x, slope and packed W in the tape
+BLOCK = 64               # samples that go through all layers before the next ones do
 
 
 def mlp_field(widths, activation="tanh", batch=1, time_input=False):
@@ -92,17 +98,29 @@ def tape_plan(layout, activation, batch):
     """The header of an MLP's tape, which says where everything is, and the tape's size without and with hvp."""
     shapes = [shape for shape in layout.shapes.values() if len(shape) == 2]
     keeps_slope = ACTIVATIONS[activation].keeps_slope
-    at = start = HEAD + ROW * len(shapes)
-    rows, w_at = [], 0
-    for d_out, d_in in shapes:
+    packed, room_at, at = packed_plan(shapes, batch, HEAD + ROW * len(shapes))
+    rows, w_at, start = [], 0, at
+    for (d_out, d_in), packed_at in zip(shapes, packed):
         slope_at = at + batch * d_in
-        rows.append((d_in, d_out, w_at, at, slope_at))
+        rows.append((d_in, d_out, w_at, at, slope_at, packed_at))
         at = slope_at + (batch * d_out if keeps_slope and len(rows) < len(shapes) else 0)
         w_at += d_out * d_in + d_out
-    buffer_size = batch * max(d_in for _, d_in in shapes)
-    head = (len(shapes), batch, ACTIVATIONS[activation].code, at, buffer_size)
+    buffer_size = min(batch, BLOCK) * max(d_in for _, d_in in shapes)
+    head = (len(shapes), batch, ACTIVATIONS[activation].code, at, buffer_size, room_at)
     header = np.concatenate([head, np.ravel(rows)]).astype(np.float64)
-    return header, at + 2 * buffer_size, at + 4 * buffer_size + (at - start)
+    return header, -(-(at + 2 * buffer_size) // WIDEST) * WIDEST, at + 4 * buffer_size + (at - start)
+
+
+def packed_plan(shapes, batch, at):
+    """Where the packed weights of every layer lie, where a block of samples is packed, and where both end; 0 for too
+    few samples. They begin on cache lines."""
+    if batch < TILED_FROM:
+        return [0] * len(shapes), 0, at
+    at, places = -(-at // WIDEST) * WIDEST, []
+    for d_out, d_in in shapes:
+        places.append(at)
+        at += max(packed_size(d_in, d_out), packed_size(d_out, d_in))           # for f, and for its transpose
+    return places, at, at + max(packed_size(min(batch, BLOCK), d_in) for _, d_in in shapes)
 
 
 def mlp_numpy(layout, activation, time_input):
@@ -141,58 +159,115 @@ def layer_place(tape, layer):
 
 
 @host_device
+def packed_place(tape, layer):
+    """Where the packed weights of a layer begin and end; nowhere if there are none."""
+    last = layer == int(tape[LAYERS]) - 1
+    return layer_entry(tape, layer, PACKED_AT), int(tape[ROOM_AT]) if last else layer_entry(tape, layer + 1, PACKED_AT)
+
+
+@host_device
+def room_for_rows(tape):
+    """Where a block of samples is packed."""
+    at = int(tape[ROOM_AT])
+    return at, layer_entry(tape, 0, X_AT) if at > 0 else 0
+
+
+@host_device
+def hidden_place(tape, layer, d_out, i, count):
+    """Where the activations of a hidden layer for ``count`` samples from the i-th on begin and end, and their slopes."""
+    a, slope = layer_entry(tape, layer + 1, X_AT), layer_entry(tape, layer, SLOPE_AT)
+    kept = d_out if a > slope else 0                            # tanh keeps no slopes
+    return a + i * d_out, a + (i + count) * d_out, slope + i * kept, slope + (i + count) * kept
+
+
+@host_device
 def mlp(t, y, theta, tape, dy):
     """dy = W_L a_{L-1} + b_L, a_l = σ(W_l a_{l-1} + b_l), a_0 = y or (y, t); see `mlp_field`."""
     n_layers, batch, code = int(tape[LAYERS]), int(tape[BATCH]), int(tape[ACTIVATION])
     first = layer_entry(tape, 0, X_AT)
     with_time(t, y, batch, tape[first:first + batch * layer_entry(tape, 0, D_IN)])
     for layer in range(n_layers):
+        _, _, _, w, b, end = layer_place(tape, layer)
+        packed, packed_end = packed_place(tape, layer)
+        pack_dense(theta[w:b], theta[b:end], tape[packed:packed_end])
+    for i in range(0, batch, BLOCK):
+        mlp_rows(n_layers, code, i, min(BLOCK, batch - i), theta, tape, dy)
+
+
+@host_device
+def mlp_rows(n_layers, code, i, count, theta, tape, dy):
+    """`mlp` for ``count`` samples from the i-th on."""
+    for layer in range(n_layers):
         d_in, d_out, x, w, b, end = layer_place(tape, layer)
-        if layer == n_layers - 1:
-            dense_kernel(batch, tape[x:x + batch * d_in], theta[w:b], theta[b:end], dy)
-        else:
-            a, slope = layer_entry(tape, layer + 1, X_AT), layer_entry(tape, layer, SLOPE_AT)
-            z = tape[a:a + batch * d_out]
-            dense_kernel(batch, tape[x:x + batch * d_in], theta[w:b], theta[b:end], z)
-            activation_kernel(code, z, tape[slope:a])
+        packed, packed_end = packed_place(tape, layer)
+        last = layer == n_layers - 1
+        a, a_end, slope, slope_end = hidden_place(tape, layer, d_out, i, count) if not last else (0, 0, 0, 0)
+        z = dy[i * d_out:(i + count) * d_out] if last else tape[a:a_end]
+        dense_packed(count, tape[x + i * d_in:x + (i + count) * d_in], theta[w:b], theta[b:end], tape[packed:packed_end], z)
+        if not last:
+            activation_kernel(code, z, tape[slope:slope_end])
 
 
 @host_device
 def mlp_jvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_tan):
     """z_tan = W a_tan + W_tan a + b_tan, a_tan = σ'(z) z_tan, layer by layer; see `mlp`."""
-    n_layers, batch, code = int(tape[LAYERS]), int(tape[BATCH]), int(tape[ACTIVATION])
+    batch = int(tape[BATCH])
+    d = y.shape[0] // batch
+    for i in range(0, batch, BLOCK):
+        count = min(BLOCK, batch - i)
+        mlp_jvp_rows(t_tan, y_tan[i * d:(i + count) * d], i, count, theta, theta_tan, tape, dy_tan)
+
+
+@host_device
+def mlp_jvp_rows(t_tan, y_tan, i, count, theta, theta_tan, tape, dy_tan):
+    """`mlp_jvp` for ``count`` samples from the i-th on, of which y_tan holds the tangents."""
+    n_layers, code = int(tape[LAYERS]), int(tape[ACTIVATION])
     here, there = int(tape[BUFFERS_AT]), int(tape[BUFFERS_AT]) + int(tape[BUFFER_SIZE])
-    with_time(t_tan, y_tan, batch, tape[here:here + batch * layer_entry(tape, 0, D_IN)])
+    with_time(t_tan, y_tan, count, tape[here:here + count * layer_entry(tape, 0, D_IN)])
     for layer in range(n_layers):
         d_in, d_out, x, w, b, end = layer_place(tape, layer)
         last = layer == n_layers - 1
-        z_tan = dy_tan if last else tape[there:there + batch * d_out]
-        dense_jvp_kernel(batch, tape[x:x + batch * d_in], theta[w:b], tape[here:here + batch * d_in],
+        z_tan = dy_tan[i * d_out:(i + count) * d_out] if last else tape[there:there + count * d_out]
+        dense_jvp_kernel(count, tape[x + i * d_in:x + (i + count) * d_in], theta[w:b], tape[here:here + count * d_in],
                          theta_tan[w:b], theta_tan[b:end], z_tan)
         if not last:
-            a, slope = layer_entry(tape, layer + 1, X_AT), layer_entry(tape, layer, SLOPE_AT)
-            activation_jvp_kernel(code, tape[a:a + batch * d_out], tape[slope:a], z_tan)
+            a, a_end, slope, slope_end = hidden_place(tape, layer, d_out, i, count)
+            activation_jvp_kernel(code, tape[a:a_end], tape[slope:slope_end], z_tan)
         here, there = there, here
 
 
 @host_device
 def mlp_vjp(t, y, theta, tape, dy_bar, t_bar, y_bar, theta_bar):
     """`mlp` transposed, last layer first: z_bar = σ'(z) a_bar, a_bar = Wᵀ z_bar, W_bar += z_bar aᵀ."""
-    n_layers, batch, code = int(tape[LAYERS]), int(tape[BATCH]), int(tape[ACTIVATION])
+    batch = int(tape[BATCH])
+    d = y_bar.shape[0] // batch
+    for layer in range(int(tape[LAYERS])):
+        d_in, d_out, _, w, b, _ = layer_place(tape, layer)
+        packed, packed_end = packed_place(tape, layer)
+        pack_dense_vjp(d_out, theta[w:b], tape[packed:packed_end])
+    for i in range(0, batch, BLOCK):
+        count = min(BLOCK, batch - i)
+        mlp_vjp_rows(i, count, theta, tape, dy_bar, t_bar, y_bar[i * d:(i + count) * d], theta_bar)
+
+
+@host_device
+def mlp_vjp_rows(i, count, theta, tape, dy_bar, t_bar, y_bar, theta_bar):
+    """`mlp_vjp` for ``count`` samples from the i-th on, of which y_bar holds the cotangents."""
+    n_layers, code = int(tape[LAYERS]), int(tape[ACTIVATION])
     here, there = int(tape[BUFFERS_AT]), int(tape[BUFFERS_AT]) + int(tape[BUFFER_SIZE])
+    room, room_end = room_for_rows(tape)
     for layer in range(n_layers - 1, -1, -1):
         d_in, d_out, x, w, b, end = layer_place(tape, layer)
+        packed, packed_end = packed_place(tape, layer)
         last = layer == n_layers - 1
-        z_bar = dy_bar if last else tape[here:here + batch * d_out]
+        z_bar = dy_bar[i * d_out:(i + count) * d_out] if last else tape[here:here + count * d_out]
         if not last:
-            a, slope = layer_entry(tape, layer + 1, X_AT), layer_entry(tape, layer, SLOPE_AT)
-            activation_vjp_kernel(code, tape[a:a + batch * d_out], tape[slope:a], z_bar)
-        x_bar = tape[there:there + batch * d_in]
-        x_bar[:] = 0.0
-        dense_vjp_kernel(batch, tape[x:x + batch * d_in], theta[w:b], z_bar,
-                         x_bar, theta_bar[w:b], theta_bar[b:end])
+            a, a_end, slope, slope_end = hidden_place(tape, layer, d_out, i, count)
+            activation_vjp_kernel(code, tape[a:a_end], tape[slope:slope_end], z_bar)
+        dense_packed_vjp(count, tape[x + i * d_in:x + (i + count) * d_in], theta[w:b], tape[packed:packed_end],
+                         tape[room:room_end], z_bar, tape[there:there + count * d_in], theta_bar[w:b], theta_bar[b:end])
         here, there = there, here
-    with_time_vjp(batch, tape[here:here + batch * layer_entry(tape, 0, D_IN)], t_bar, y_bar)
+    with_time_vjp(count, tape[here:here + count * layer_entry(tape, 0, D_IN)], t_bar, y_bar)
 
 
 @host_device
@@ -202,39 +277,48 @@ def mlp_hvp(t, y, theta, t_tan, y_tan, theta_tan, tape, dy_bar, dy_bar_tan, t_ba
 
     First come the tangents of all layers, as in `mlp_jvp`, then cotangents and their tangents, last layer first.
     """
-    n_layers, batch, code = int(tape[LAYERS]), int(tape[BATCH]), int(tape[ACTIVATION])
-    mirror = mirror_offset(tape)
-    mlp_tangents(t_tan, y_tan, theta, theta_tan, mirror, tape)
+    batch = int(tape[BATCH])
+    d = y.shape[0] // batch
+    mlp_tangents(t_tan, y_tan, theta, theta_tan, mirror_offset(tape), tape)
+    for i in range(0, batch, BLOCK):
+        count = min(BLOCK, batch - i)
+        mlp_hvp_rows(i, count, theta, theta_tan, tape, dy_bar, dy_bar_tan, t_bar_tan, y_bar_tan[i * d:(i + count) * d],
+                     theta_bar_tan)
+
+
+@host_device
+def mlp_hvp_rows(i, count, theta, theta_tan, tape, dy_bar, dy_bar_tan, t_bar_tan, y_bar_tan, theta_bar_tan):
+    """What follows the tangents in `mlp_hvp` for ``count`` samples from the i-th on, of which y_bar_tan is a slice."""
+    n_layers, code, mirror = int(tape[LAYERS]), int(tape[ACTIVATION]), mirror_offset(tape)
     here, there = int(tape[BUFFERS_AT]), int(tape[BUFFERS_AT]) + int(tape[BUFFER_SIZE])
     second = 2 * int(tape[BUFFER_SIZE])                         # from a buffer to that of its tangent
     for layer in range(n_layers - 1, -1, -1):
         d_in, d_out, x, w, b, end = layer_place(tape, layer)
         last = layer == n_layers - 1
-        z_bar = dy_bar if last else tape[here:here + batch * d_out]
-        z_bar_tan = dy_bar_tan if last else tape[here + second:here + second + batch * d_out]
+        own, x = slice(i * d_out, (i + count) * d_out), x + i * d_in
+        z_bar = dy_bar[own] if last else tape[here:here + count * d_out]
+        z_bar_tan = dy_bar_tan[own] if last else tape[here + second:here + second + count * d_out]
         if not last:
-            a, slope = layer_entry(tape, layer + 1, X_AT), layer_entry(tape, layer, SLOPE_AT)
-            activation_hvp_kernel(
-                code, tape[a:a + batch * d_out], tape[slope:a], tape[mirror + a:mirror + a + batch * d_out],
-                tape[mirror + slope:mirror + a], z_bar, z_bar_tan)
-        x_bar = tape[there:there + batch * d_in]
-        x_bar_tan = tape[there + second:there + second + batch * d_in]
+            a, a_end, slope, slope_end = hidden_place(tape, layer, d_out, i, count)
+            activation_hvp_kernel(code, tape[a:a_end], tape[slope:slope_end], tape[mirror + a:mirror + a_end],
+                                  tape[mirror + slope:mirror + slope_end], z_bar, z_bar_tan)
+        x_bar = tape[there:there + count * d_in]
+        x_bar_tan = tape[there + second:there + second + count * d_in]
         x_bar[:] = 0.0
         x_bar_tan[:] = 0.0
-        matmul_add(False, False, batch, d_in, d_out, z_bar, theta[w:b], x_bar)
+        matmul_add(False, False, count, d_in, d_out, z_bar, theta[w:b], x_bar)
         dense_hvp_kernel(
-            batch, tape[x:x + batch * d_in], theta[w:b], tape[mirror + x:mirror + x + batch * d_in],
+            count, tape[x:x + count * d_in], theta[w:b], tape[mirror + x:mirror + x + count * d_in],
             theta_tan[w:b], z_bar, z_bar_tan, x_bar_tan, theta_bar_tan[w:b], theta_bar_tan[b:end])
         here, there = there, here
     here += second
-    with_time_vjp(batch, tape[here:here + batch * layer_entry(tape, 0, D_IN)], t_bar_tan, y_bar_tan)
+    with_time_vjp(count, tape[here:here + count * layer_entry(tape, 0, D_IN)], t_bar_tan, y_bar_tan)
 
 
 @host_device
 def mirror_offset(tape):
     """How far behind an input, activation or slope its tangent lies in the tape of `mlp_hvp`."""
-    start = HEAD + ROW * int(tape[LAYERS])
-    return int(tape[BUFFERS_AT]) + 4 * int(tape[BUFFER_SIZE]) - start
+    return int(tape[BUFFERS_AT]) + 4 * int(tape[BUFFER_SIZE]) - layer_entry(tape, 0, X_AT)
 
 
 @host_device
@@ -271,6 +355,10 @@ def with_time(t, y, batch, x):
 def with_time_vjp(batch, x_bar, t_bar, y_bar):
     """`with_time` transposed: y_bar += x_bar, and t_bar += its last column where it has one."""
     d, d_in = y_bar.shape[0] // batch, x_bar.shape[0] // batch
+    if d_in == d:
+        for m in range(y_bar.shape[0]):
+            y_bar[m] += x_bar[m]
+        return
     for i in range(batch):
         for j in range(d):
             y_bar[i * d + j] += x_bar[i * d_in + j]

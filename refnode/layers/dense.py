@@ -11,6 +11,9 @@ from numba.core.errors import TypingError
 from numba.extending import intrinsic, overload
 
 from refnode.host_device import host_device
+from refnode.layers.tiles import USABLE as TILED, pack, product
+
+THIN = 8                 # inputs or outputs below which packing x costs more than the product it is for
 
 
 # --- z = W x + b ----------------------------------------------------------------------------------
@@ -77,9 +80,22 @@ def dense_vjp_kernel(batch, x, W, z_bar, x_bar, W_bar, b_bar):
     d_in = W.shape[0] // d_out
     matmul_add(False, False, batch, d_in, d_out, z_bar, W, x_bar)
     matmul_add(True, False, d_out, d_in, batch, z_bar, x, W_bar)
-    for i in range(batch):
-        for j in range(d_out):
-            b_bar[j] += z_bar[i * d_out + j]
+    add_rows(batch, z_bar, b_bar)
+
+
+@host_device
+def add_rows(rows, z_bar, b_bar):
+    """b_bar += Σᵢ z_barᵢ."""
+    d = b_bar.shape[0]
+    whole = rows // 4 * 4
+    for i in range(0, whole, 4):                                # four at a time: sums go through memory
+        first, second, third, fourth = z_bar[i * d:], z_bar[(i + 1) * d:], z_bar[(i + 2) * d:], z_bar[(i + 3) * d:]
+        for j in range(d):
+            b_bar[j] += (first[j] + second[j]) + (third[j] + fourth[j])
+    for i in range(whole, rows):
+        z = z_bar[i * d:]
+        for j in range(d):
+            b_bar[j] += z[j]
 
 
 def dense_hvp(x, W, x_tan, W_tan, z_bar, z_bar_tan):
@@ -95,6 +111,76 @@ def dense_hvp_kernel(batch, x, W, x_tan, W_tan, z_bar, z_bar_tan, x_bar_tan, W_b
     dense_vjp_kernel(batch, x, W, z_bar_tan, x_bar_tan, W_bar_tan, b_bar_tan)
     matmul_add(False, False, batch, d_in, d_out, z_bar, W_tan, x_bar_tan)       # x_bar = z_bar W
     matmul_add(True, False, d_out, d_in, batch, z_bar, x_tan, W_bar_tan)        # W_bar = z_barᵀ x
+
+
+# --- the same for a block of the rows of x, with weights packed once for all of them -----------------
+
+@host_device
+def pack_dense(W, b, packed):
+    """Packs Wᵀ and b for `dense_packed`, where ``packed`` has room; see `layers.tiles`."""
+    if TILED and packed.shape[0] > 0:
+        d_out = b.shape[0]
+        d_in = W.shape[0] // d_out
+        pack(d_in, d_out, W, 1, d_in, b, packed)
+
+
+@host_device
+def dense_packed(rows, x, W, b, packed, z):
+    """`dense_kernel` by what `pack_dense` made, if it made something."""
+    if TILED and packed.shape[0] > 0:
+        d_out = b.shape[0]
+        d_in = W.shape[0] // d_out
+        product(rows, d_out, d_in, x, d_in, 1, packed, False, z)
+    else:
+        dense_kernel(rows, x, W, b, z)
+
+
+@host_device
+def pack_dense_vjp(d_out, W, packed):
+    """Packs W for `dense_packed_vjp`, where ``packed`` has room."""
+    if TILED and packed.shape[0] > 0:
+        d_in = W.shape[0] // d_out
+        pack(d_out, d_in, W, d_in, 1, W[:0], packed)
+
+
+@host_device
+def dense_packed_vjp(rows, x, W, packed, room, z_bar, x_bar, W_bar, b_bar):
+    """`dense_vjp_kernel` by what `pack_dense_vjp` made, but overwrites x_bar; packs x into ``room``."""
+    if TILED and packed.shape[0] > 0:
+        d_out = b_bar.shape[0]
+        d_in = W.shape[0] // d_out
+        product(rows, d_in, d_out, z_bar, d_out, 1, packed, False, x_bar)       # x_bar = z_bar W
+        if min(d_in, d_out) < THIN:
+            matmul_add(True, False, d_out, d_in, rows, z_bar, x, W_bar)
+        else:
+            pack(rows, d_in, x, d_in, 1, x[:0], room)
+            product(d_out, d_in, rows, z_bar, 1, d_out, room, True, W_bar)      # W_bar += z_barᵀ x
+        add_rows(rows, z_bar, b_bar)
+    else:
+        x_bar[:] = 0.0
+        dense_vjp_kernel(rows, x, W, z_bar, x_bar, W_bar, b_bar)
+
+
+@host_device
+def nothing_packed(W, b, packed):
+    """On a GPU rows have no blocks."""
+
+
+@host_device
+def dense_plain(rows, x, W, b, packed, z):
+    """`dense_packed` where nothing is packed."""
+    dense_kernel(rows, x, W, b, z)
+
+
+@host_device
+def dense_plain_vjp(rows, x, W, packed, room, z_bar, x_bar, W_bar, b_bar):
+    """`dense_packed_vjp` where nothing is packed."""
+    x_bar[:] = 0.0
+    dense_vjp_kernel(rows, x, W, z_bar, x_bar, W_bar, b_bar)
+
+
+pack_dense.on_device = pack_dense_vjp.on_device = nothing_packed
+dense_packed.on_device, dense_packed_vjp.on_device = dense_plain, dense_plain_vjp
 
 
 # --- c += op(a) op(b) -----------------------------------------------------------------------------
