@@ -25,7 +25,7 @@ from numba.experimental import function_type
 from numba.extending import NativeValue, unbox
 
 from refnode.disk_cache import LazyCache, PackageCache
-from refnode.linked_bodies import DISJOINT, LINKED, OF_A_DRIVER, OUTER
+from refnode.linked_bodies import DISJOINT, LINKED, OF_A_DRIVER, OUTER, cycles_kept, make_ready
 
 OPTIONS = {"error_model": "numpy", "_nrt": False}
 INLINED = {**OPTIONS, "forceinline": True}      # of formulas into drivers: halves the time of a small solve
@@ -55,7 +55,8 @@ class FunctionPointer:
 
     def __init__(self, dispatcher, function_type_):
         self.dispatcher = dispatcher
-        result = dispatcher.get_compile_result(function_type_.signature)
+        with cycles_kept():
+            result = dispatcher.get_compile_result(function_type_.signature)
         self.address = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
 
 
@@ -190,7 +191,7 @@ class Driver:
 def _entry_point(function, signature, cache, compiler=OF_A_DRIVER):
     dispatcher = njit(**OPTIONS, **compiler, nogil=True)(function)
     dispatcher._cache = cache
-    with warnings.catch_warnings():             # functions as arguments are "experimental" to Numba
+    with cycles_kept(), warnings.catch_warnings():          # functions as arguments are "experimental" to Numba
         warnings.simplefilter("ignore", NumbaExperimentalFeatureWarning)
         dispatcher.compile(signature)
     (result,) = dispatcher.overloads.values()
@@ -205,6 +206,13 @@ def driver(*signature):
 def disjoint_driver(*signature):
     """Decorator: a `driver` whose arrays do not overlap, which LLVM may rely on where the driver is specialised."""
     return lambda function: Driver(function, INTEGER(*signature), disjoint=True)
+
+
+def compiled_by_calling(dispatcher, arguments):
+    """What a function of the user's returns, called for the first time."""
+    make_ready()
+    with cycles_kept():
+        return dispatcher(*arguments)
 
 
 # --- the un-jitted twin ---------------------------------------------------------------------------
