@@ -13,10 +13,13 @@ Three kinds of function make up the package:
 `python_form` gives the un-jitted twin of any of them, in which right-hand sides may be plain Python.
 """
 import functools
+import os
+import time
 import types as python_types
 import warnings
 
 import numba
+import numpy as np
 from numba import njit, types
 from numba.core import caching, cgutils, config
 from numba.core.errors import NumbaExperimentalFeatureWarning
@@ -37,6 +40,10 @@ VECTOR = types.Array(types.float64, 1, "C")
 MATRIX = types.Array(types.float64, 2, "C")
 BLOCK = types.Array(types.float64, 3, "C")
 INTEGERS = types.Array(types.int64, 1, "C")
+
+# Seconds of drivers run un-jitted in a process before they are compiled, where they are in no cache and the work is short.
+PATIENCE = float(os.environ.get("REFNODE_PATIENCE", "1"))
+FEW_STATES, FEW_TIMES = 16, 1000
 
 
 # --- functions as arguments -----------------------------------------------------------------------
@@ -152,8 +159,13 @@ class _Body(numba.core.registry.CPUDispatcher):
 class Driver:
     """A loop around formulas, compiled for one signature when first called, and cached on disk.
 
-    ``disjoint`` promises that no array it writes shares memory with another argument.
+    ``disjoint`` promises that no array it writes shares memory with another argument. A driver that is in no cache and
+    is handed short work (``is_short``, of its arguments) runs as its un-jitted twin, with the same bits, until drivers
+    have taken PATIENCE so: what is asked once is not worth seconds of compiling.
     """
+
+    is_short = None
+    unjitted_seconds = 0.0                      # of all drivers
 
     def __init__(self, function, signature, disjoint=False):
         functools.update_wrapper(self, function)
@@ -164,8 +176,26 @@ class Driver:
 
     def __call__(self, *args):
         if self._entry is None:
+            if self.is_short is not None and self.is_short(args[-1]) and self._can_wait():
+                return self._unjitted(*args)
             self.prepare()
         return self._entry(*args)
+
+    def _can_wait(self):
+        return Driver.unjitted_seconds < PATIENCE and not config.DISABLE_JIT and self._is_missing
+
+    @functools.cached_property
+    def _is_missing(self):
+        return not self.is_cached()
+
+    def _unjitted(self, *args):
+        """What the compiled driver does to the same arguments, in some hundred times its time."""
+        *functions, arguments = args
+        started = time.perf_counter()
+        with np.errstate(all="ignore"):
+            status = plain_form(self)(*(pointer.dispatcher for pointer in functions), arguments)
+        Driver.unjitted_seconds += time.perf_counter() - started
+        return status
 
     def prepare(self):
         """Compile, or load from the disk cache, now rather than at the first call.
@@ -234,6 +264,27 @@ def python_form(function):
             twin_globals[name] = python_form(twin_globals[name])
     twin = python_types.FunctionType(body.__code__, twin_globals, body.__name__, body.__defaults__)
     return functools.update_wrapper(twin, body)
+
+
+@functools.lru_cache(maxsize=None)
+def plain_form(function):
+    """The un-jitted twin of a driver or body down to the last formula, but for the functions it is handed.
+
+    In the form for one system of few states, which is that for a GPU, where a body has one of its own.
+    """
+    body = getattr(function, "on_device", function).py_func
+    twin_globals = dict(body.__globals__)
+    for name in body.__code__.co_names:
+        value = twin_globals.get(name)
+        if is_compiled(value) or hasattr(value, "on_device"):
+            twin_globals[name] = plain_form(value)
+    return python_types.FunctionType(body.__code__, twin_globals, body.__name__, body.__defaults__)
+
+
+def short(names, state, times):
+    """Whether the arguments of a driver, which have these ``names``, are few states and few observations."""
+    state, times = names.index(state), names.index(times)
+    return lambda arguments: arguments[state].shape[-1] < FEW_STATES and arguments[times].shape[0] < FEW_TIMES
 
 
 def is_compiled(function):

@@ -111,9 +111,11 @@ def error_norm(E, h, k, y, y1, rtol, atol, blocks):
         first, second = 0.0, 0.0
         for m in range(blocks[block], blocks[block + 1]):
             scale = atol[m] + rtol[m] * max(abs(y[m]), abs(y1[m]))
-            first += (h * weighted_slope(E[0], k, m) / scale) ** 2
+            ratio = h * weighted_slope(E[0], k, m) / scale
+            first += ratio * ratio
             if two:
-                second += (h * weighted_slope(E[1], k, m) / scale) ** 2
+                ratio = h * weighted_slope(E[1], k, m) / scale
+                second += ratio * ratio
         if first != 0.0:
             first = first / np.sqrt((first + 0.01 * second) * (blocks[block + 1] - blocks[block]))
         if first > largest or first != first:                                            # a NaN stays
