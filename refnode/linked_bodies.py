@@ -72,6 +72,9 @@ class LinkedLibrary(JITCodeLibrary):
 class OuterLibrary(JITCodeLibrary):
     """Code that the others are linked into: LLVM inlines what must be inlined while it optimises, and not before."""
 
+    def _optimize_functions(self, ll_module):
+        ll_module.data_layout = self._codegen._data_layout
+
     def tuning(self):
         """What LLVM is to do."""
         tuning = llvm.create_pipeline_tuning_options(speed_level=config.OPT)
@@ -143,8 +146,13 @@ class DisjointLowering(DriverLowering):
         return super().run_pass(state)
 
 
+IDLE = frozenset({          # passes of Numba that find nothing to do in bodies, which have neither closures nor array expressions
+    "with_lifting", "inline_closure_likes", "make_function_op_code_to_jit_function", "inline_inlinables", "find_literally",
+    "literal_unroll", "inline_overloads", "nopython_rewrites", "dump_parfor_diagnostics"})
+
+
 class _Compiler(CompilerBase):
-    """Numba's pipeline, with another lowering in the place of its own."""
+    """Numba's pipeline without what is idle, and with another lowering in the place of its own."""
 
     def __init__(self, *arguments):
         make_ready()
@@ -153,7 +161,7 @@ class _Compiler(CompilerBase):
     def define_pipelines(self):
         manager = PassManager(self.lowering._name)
         manager.passes = [(self.lowering if step is NativeLowering else step, reason) for step, reason
-                          in DefaultPassBuilder.define_nopython_pipeline(self.state).passes]
+                          in DefaultPassBuilder.define_nopython_pipeline(self.state).passes if step._name not in IDLE]
         manager.finalize()
         return [manager]
 
