@@ -1,6 +1,5 @@
 """Compiling beforehand: other processes fill the disk cache while this one goes on."""
 import contextlib
-import gc
 import importlib
 import os
 import subprocess
@@ -10,6 +9,7 @@ import tempfile
 from numba.core import config
 
 from refnode.disk_cache import cache_home, package_root
+from refnode.linked_bodies import cycles_kept
 
 RECORD = 512                # bytes of a group of names in the pipe that the processes take their work from
 COMPILE = "from refnode.beforehand import prepare_all; prepare_all()"
@@ -28,9 +28,7 @@ def prepare(name):
 
 
 def prepare_all():
-    """`prepare` one group of names after another from standard input, until there is none left.
-
-    """
+    """`prepare` one group of names after another from standard input, until there is none left."""
     step_back()
     with cycles_kept():
         while prepare_next(sys.stdin.fileno()):
@@ -41,18 +39,6 @@ def step_back():
     """Go behind the process that waits for this one, which has work of its own."""
     if hasattr(os, "nice"):
         os.nice(5)
-
-
-@contextlib.contextmanager
-def cycles_kept():
-    """Without the collection of cycles, a tenth of the time: what compilers make lives as long as the process."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def prepare_next(source):

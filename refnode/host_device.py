@@ -13,10 +13,13 @@ Three kinds of function make up the package:
 `python_form` gives the un-jitted twin of any of them, in which right-hand sides may be plain Python.
 """
 import functools
+import os
+import time
 import types as python_types
 import warnings
 
 import numba
+import numpy as np
 from numba import njit, types
 from numba.core import caching, cgutils, config
 from numba.core.errors import NumbaExperimentalFeatureWarning
@@ -25,7 +28,7 @@ from numba.experimental import function_type
 from numba.extending import NativeValue, unbox
 
 from refnode.disk_cache import LazyCache, PackageCache
-from refnode.linked_bodies import DISJOINT, LINKED, OF_A_DRIVER, OUTER
+from refnode.linked_bodies import DISJOINT, LINKED, OF_A_DRIVER, OUTER, cycles_kept, make_ready
 
 OPTIONS = {"error_model": "numpy", "_nrt": False}
 INLINED = {**OPTIONS, "forceinline": True}      # of formulas into drivers: halves the time of a small solve
@@ -37,6 +40,10 @@ VECTOR = types.Array(types.float64, 1, "C")
 MATRIX = types.Array(types.float64, 2, "C")
 BLOCK = types.Array(types.float64, 3, "C")
 INTEGERS = types.Array(types.int64, 1, "C")
+
+# Seconds of drivers run un-jitted in a process before they are compiled, where they are in no cache and the work is short.
+PATIENCE = float(os.environ.get("REFNODE_PATIENCE", "1"))
+FEW_STATES, FEW_TIMES = 16, 1000
 
 
 # --- functions as arguments -----------------------------------------------------------------------
@@ -55,7 +62,8 @@ class FunctionPointer:
 
     def __init__(self, dispatcher, function_type_):
         self.dispatcher = dispatcher
-        result = dispatcher.get_compile_result(function_type_.signature)
+        with cycles_kept():
+            result = dispatcher.get_compile_result(function_type_.signature)
         self.address = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
 
 
@@ -151,8 +159,13 @@ class _Body(numba.core.registry.CPUDispatcher):
 class Driver:
     """A loop around formulas, compiled for one signature when first called, and cached on disk.
 
-    ``disjoint`` promises that no array it writes shares memory with another argument.
+    ``disjoint`` promises that no array it writes shares memory with another argument. A driver that is in no cache and
+    is handed short work (``is_short``, of its arguments) runs as its un-jitted twin, with the same bits, until drivers
+    have taken PATIENCE so: what is asked once is not worth seconds of compiling.
     """
+
+    is_short = None
+    unjitted_seconds = 0.0                      # of all drivers
 
     def __init__(self, function, signature, disjoint=False):
         functools.update_wrapper(self, function)
@@ -163,8 +176,26 @@ class Driver:
 
     def __call__(self, *args):
         if self._entry is None:
+            if self.is_short is not None and self.is_short(args[-1]) and self._can_wait():
+                return self._unjitted(*args)
             self.prepare()
         return self._entry(*args)
+
+    def _can_wait(self):
+        return Driver.unjitted_seconds < PATIENCE and not config.DISABLE_JIT and self._is_missing
+
+    @functools.cached_property
+    def _is_missing(self):
+        return not self.is_cached()
+
+    def _unjitted(self, *args):
+        """What the compiled driver does to the same arguments, in some hundred times its time."""
+        *functions, arguments = args
+        started = time.perf_counter()
+        with np.errstate(all="ignore"):
+            status = plain_form(self)(*(pointer.dispatcher for pointer in functions), arguments)
+        Driver.unjitted_seconds += time.perf_counter() - started
+        return status
 
     def prepare(self):
         """Compile, or load from the disk cache, now rather than at the first call.
@@ -190,7 +221,7 @@ class Driver:
 def _entry_point(function, signature, cache, compiler=OF_A_DRIVER):
     dispatcher = njit(**OPTIONS, **compiler, nogil=True)(function)
     dispatcher._cache = cache
-    with warnings.catch_warnings():             # functions as arguments are "experimental" to Numba
+    with cycles_kept(), warnings.catch_warnings():          # functions as arguments are "experimental" to Numba
         warnings.simplefilter("ignore", NumbaExperimentalFeatureWarning)
         dispatcher.compile(signature)
     (result,) = dispatcher.overloads.values()
@@ -205,6 +236,13 @@ def driver(*signature):
 def disjoint_driver(*signature):
     """Decorator: a `driver` whose arrays do not overlap, which LLVM may rely on where the driver is specialised."""
     return lambda function: Driver(function, INTEGER(*signature), disjoint=True)
+
+
+def compiled_by_calling(dispatcher, arguments):
+    """What a function of the user's returns, called for the first time."""
+    make_ready()
+    with cycles_kept():
+        return dispatcher(*arguments)
 
 
 # --- the un-jitted twin ---------------------------------------------------------------------------
@@ -226,6 +264,27 @@ def python_form(function):
             twin_globals[name] = python_form(twin_globals[name])
     twin = python_types.FunctionType(body.__code__, twin_globals, body.__name__, body.__defaults__)
     return functools.update_wrapper(twin, body)
+
+
+@functools.lru_cache(maxsize=None)
+def plain_form(function):
+    """The un-jitted twin of a driver or body down to the last formula, but for the functions it is handed.
+
+    In the form for one system of few states, which is that for a GPU, where a body has one of its own.
+    """
+    body = getattr(function, "on_device", function).py_func
+    twin_globals = dict(body.__globals__)
+    for name in body.__code__.co_names:
+        value = twin_globals.get(name)
+        if is_compiled(value) or hasattr(value, "on_device"):
+            twin_globals[name] = plain_form(value)
+    return python_types.FunctionType(body.__code__, twin_globals, body.__name__, body.__defaults__)
+
+
+def short(names, state, times):
+    """Whether the arguments of a driver, which have these ``names``, are few states and few observations."""
+    state, times = names.index(state), names.index(times)
+    return lambda arguments: arguments[state].shape[-1] < FEW_STATES and arguments[times].shape[0] < FEW_TIMES
 
 
 def is_compiled(function):

@@ -19,7 +19,7 @@ ALLOWED = {
     "disk_cache": {"errors"},
     "host_device": {"disk_cache", "linked_bodies"},
     "linked_bodies": set(),
-    "beforehand": {"disk_cache"},
+    "beforehand": {"disk_cache", "linked_bodies"},
     "drivers": {"beforehand"},
     "shared_work": {"beforehand", "atomic_file"},
     "precision": {"host_device"},

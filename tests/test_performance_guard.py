@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import refnode
-from refnode import Batch, GradientFunction, fields, gradient, gradient_batch, losses
+from refnode import Batch, GradientFunction, fields, gradient, gradient_batch, host_device, losses
 from refnode.fields.field import VectorField
 from refnode.problems.problem import Problem
 from refnode.sensitivity.checkpoint_schedule import recomputed_steps
@@ -24,6 +24,12 @@ COUNTED = {             # of a warm W1: at most so many calls of refnode's funct
     "gradient": (82, 9_000),
     "GradientFunction": (45, 6_000)}
 BYTES_A_STEP = 24       # the times, in the solve and in its result; states, slopes and tapes are taken over
+
+
+@pytest.fixture(autouse=True)
+def compiled_at_once(monkeypatch):
+    """Whatever the cache holds, no driver runs un-jitted."""
+    monkeypatch.setattr(host_device, "PATIENCE", 0.0)
 
 
 def w1(field=fields.lotka_volterra):

@@ -12,7 +12,7 @@ from numba.core.errors import TypingError
 
 from refnode.errors import InvalidInputError
 from refnode.fields.user_forms import FORMS, RETURNING, argument_count
-from refnode.host_device import is_compiled
+from refnode.host_device import compiled_by_calling, is_compiled
 
 PARTS = {"vjp": ("t_bar", "y_bar", "theta_bar"), "hvp": ("t_bar_tan", "y_bar_tan", "theta_bar_tan")}
 OUTPUTS = {"jvp": 1, "vjp": 3, "hvp": 3}
@@ -54,11 +54,11 @@ def _check_returned(field, t, y, theta):
 
 def _check_written(field, t, y, theta):
     """The in-place forms, compiled with bounds checks: Numba otherwise lets a stray index write anywhere."""
-    function = _guarded(field.user_f)
+    function = field.user_f
     dy = np.empty_like(y)
     arguments = (t, y, theta, dy) if argument_count(function) == 4 else (t, y, theta, field.new_tape(1)[0], dy)
     try:
-        returned = function(*arguments)
+        returned = _guarded_call(function, arguments)
     except IndexError as error:
         raise InvalidInputError(
             f"fun uses an index outside y {y.shape}, theta {theta.shape} or dy {dy.shape}: {error}"
@@ -69,9 +69,9 @@ def _check_written(field, t, y, theta):
             f"it returned {type(returned).__name__}")
 
 
-def _guarded(function):
-    """A compiled function with bounds checks; a plain one as it is."""
-    return _with_bounds_checks(function) if is_compiled(function) else function
+def _guarded_call(function, arguments):
+    """What a function returns: a compiled one with bounds checks, a plain one as it is."""
+    return compiled_by_calling(_with_bounds_checks(function), arguments) if is_compiled(function) else function(*arguments)
 
 
 @functools.lru_cache(maxsize=4)              # a vjp is called twice
@@ -143,7 +143,7 @@ def _call(field, which, inputs, tape, rest):
         with_tape = [tape.copy()] if count == max(FORMS[which]) else []
         arguments, written = (*inputs, *with_tape, *rest), rest
     try:
-        returned = _guarded(user)(*arguments)
+        returned = _guarded_call(user, arguments)
     except (IndexError, TypingError, ValueError) as error:
         if MISFIT.search(str(error)) or (is_compiled(user) and not isinstance(error, ValueError)):
             raise _misfit(field, which, y, theta, error) from error

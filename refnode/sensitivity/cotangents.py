@@ -7,7 +7,7 @@ import numpy as np
 from numba import types
 
 from refnode.errors import InvalidInputError
-from refnode.host_device import MATRIX, REAL, RHS, VECTOR, driver, higher_order
+from refnode.host_device import MATRIX, REAL, RHS, VECTOR, driver, higher_order, short
 from refnode.linalg import copy_into
 from refnode.precision import SingleDriver
 from refnode.sensitivity.jumps import time_cotangents_kernel
@@ -166,8 +166,9 @@ def fill_slopes(f, t0, y0, ts, ys, t1, y1, theta, tape, slopes):
             f(ts[j], ys[j], theta, tape, slopes[j + 1])
 
 
-slopes_at.single = SingleDriver(slopes_at, ("t0", "y0", "ts", "ys", "t1", "y1", "theta", "tape", "slopes", "ys_bar",
-                                            "y1_bar", "y0_bar", "times_bar", "growth"))
+SLOPE_NAMES = ("t0", "y0", "ts", "ys", "t1", "y1", "theta", "tape", "slopes", "ys_bar", "y1_bar", "y0_bar", "times_bar", "growth")
+slopes_at.single = SingleDriver(slopes_at, SLOPE_NAMES)
+slopes_at.is_short = short(SLOPE_NAMES, "y0", "ts")
 
 
 def slopes_of(field, problem, y0, ys, y1):

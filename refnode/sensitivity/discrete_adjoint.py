@@ -12,7 +12,7 @@ import numpy as np
 from numba import types
 
 from refnode.host_device import (
-    BLOCK, INTEGERS, MATRIX, RHS, RHS_JVP, RHS_VJP, VECTOR, disjoint_driver, driver, higher_order)
+    BLOCK, INTEGERS, MATRIX, RHS, RHS_JVP, RHS_VJP, VECTOR, disjoint_driver, driver, higher_order, short)
 from refnode.linalg import copy_into
 from refnode.precision import SingleDriver, argument_names
 from refnode.sensitivity.cotangents import cotangents_of, forward_stats
@@ -137,6 +137,7 @@ def pull_through_steps(f, f_vjp, A, b, c, E, P, A_extra, c_extra, times, y, k, k
 
 
 discrete_adjoint.single = SingleDriver(discrete_adjoint, argument_names(pull_through_steps, 2))
+discrete_adjoint.is_short = short(argument_names(pull_through_steps, 2), "y", "ts")
 
 
 @higher_order

@@ -11,8 +11,9 @@ import numpy as np
 from numba import types
 
 from refnode.errors import GradientWarning, InvalidInputError
-from refnode.host_device import INTEGERS, MATRIX, RHS, RHS_JVP, VECTOR, driver, higher_order
+from refnode.host_device import INTEGERS, MATRIX, RHS, RHS_JVP, VECTOR, driver, higher_order, short
 from refnode.linalg import copy_into
+from refnode.precision import argument_names
 from refnode.sensitivity.discrete_adjoint import (
     RECOMPUTE, SLICE, STEP, STORED_TYPES, StoredSteps, pull_stored, stored_step)
 from refnode.sensitivity.forward import discrete_tangents, tangent_grid
@@ -63,6 +64,9 @@ def probe_steps(f, f_jvp, A, b, c, E, P, A_extra, c_extra, times, y, k, k_extra,
         copy_into(y1_tan, y_tan)
         position[STEP] = i + 1
     return RUNNING
+
+
+check_tangent.is_short = short(argument_names(probe_steps, 2), "y", "ts")
 
 
 # --- directions -----------------------------------------------------------------------------------

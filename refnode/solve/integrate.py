@@ -11,7 +11,7 @@ from numba import types
 from numba.extending import overload
 
 from refnode.host_device import (
-    BLOCK, BODY, INTEGERS, MATRIX, RHS, VECTOR, disjoint_driver, higher_order, host_device, python_form)
+    BLOCK, BODY, INTEGERS, MATRIX, RHS, VECTOR, disjoint_driver, higher_order, host_device, python_form, short)
 from refnode.linalg import copy_into, first_non_finite, is_finite
 from refnode.precision import SingleDriver, argument_names
 from refnode.solve.equal_steps import given_time
@@ -84,6 +84,7 @@ def integrate(f, A, b, c, E, P, A_extra, c_extra, control, rtol, atol, blocks, g
 
 
 integrate_field.single = SingleDriver(integrate_field, argument_names(integrate, 1))
+integrate_field.is_short = short(argument_names(integrate, 1), "y", "ts")
 
 
 @higher_order
