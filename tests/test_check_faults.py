@@ -36,7 +36,15 @@ def predator_prey(t1):
 
 
 def interrupted(call, after):
-    """Seconds from Ctrl-C, sent that much processor time into the call, to KeyboardInterrupt; None if the call had ended."""
+    """Seconds from Ctrl-C, sent that much processor time into the call, to KeyboardInterrupt; None if the call had ended.
+
+    The least of three calls: a processor that is taken away for a moment charges for it, but not three times.
+    """
+    found = [interrupted_once(call, after) for _ in range(3)]
+    return None if None in found else min(found)
+
+
+def interrupted_once(call, after):
     def ctrl_c(number, frame):
         raise KeyboardInterrupt
     before = signal.signal(signal.SIGVTALRM, ctrl_c)
