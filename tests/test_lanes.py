@@ -14,7 +14,6 @@ from batches import BATCHES, LV, assert_same_samples, explosive
 from gradients import python_field
 from refnode import Batch, VectorField, gradient_batch, losses, solve_batch
 from refnode.errors import IntegrationError
-from refnode.fields.classical import CLASSICAL
 from refnode.host_device import INTEGER, OPTIONS, higher_order, python_form
 from refnode.linked_bodies import DISJOINT
 from refnode.sensitivity import lanes_adjoint

@@ -14,8 +14,8 @@ import collections
 import numpy as np
 from numba import types
 
-from refnode.host_device import INTEGERS, MATRIX, RHS, VECTOR, INTEGER, higher_order, host_device
-from refnode.linalg import copy_into, is_finite
+from refnode.host_device import INTEGER, INTEGERS, MATRIX, RHS, VECTOR, higher_order, host_device
+from refnode.linalg import is_finite
 from refnode.solve.integrate import (
     COMPONENT, EVALUATIONS, FINISHED, FULL, KEEP, MAX_STEPS, NON_FINITE, RUNNING, SEEN, STEPS, STIFF, T, T_END, Method,
     Tolerance, is_stiff, non_finite_component)

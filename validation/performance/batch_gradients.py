@@ -10,6 +10,8 @@ import numpy as np
 from ensemble import w2
 from refnode import Batch, fields, gradient, gradient_batch, losses
 from refnode.sensitivity.batch_sweep import BatchSweep
+from refnode.sensitivity.lanes_adjoint import LaneSweep
+from refnode.solve.lanes import LaneSamples
 from refnode.solve.samples import Samples
 
 SAMPLES, RUNS = 1000, 9
@@ -42,23 +44,24 @@ def main():
             f"{name} {1e6 * seconds / len(batch):.1f}" for name, seconds in spent.items()), "us a trajectory")
 
 
-PARTS = {"forward": (Samples, "run_forward"), "losses": (BatchSweep, "seed"), "reverse": (BatchSweep, "pull")}
+PARTS = [("forward", Samples, "run_forward"), ("forward", LaneSamples, "run_forward"), ("losses", BatchSweep, "seed"),
+         ("reverse", BatchSweep, "pull"), ("reverse", LaneSweep, "pull")]
 
 
 def parts(function):
     """Processor time of the quickest of several runs, and of its parts."""
     best, spent = None, {}
-    for name, (owner, method) in PARTS.items():
+    for name, owner, method in PARTS:
         setattr(owner, method, timed(getattr(owner, method), name, spent))
     function()
     for _ in range(3 * RUNS):
-        spent.update(dict.fromkeys(PARTS, 0.0))
+        spent.update(dict.fromkeys((name for name, _, _ in PARTS), 0.0))
         started = time.process_time()
         function()
         spent["all"] = time.process_time() - started
         if best is None or spent["all"] < best["all"]:
             best = dict(spent)
-    for owner, method in PARTS.values():
+    for _, owner, method in PARTS:
         setattr(owner, method, getattr(owner, method).__wrapped__)
     return best
 

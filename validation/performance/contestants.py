@@ -5,7 +5,6 @@ library is not installed. Foreign libraries are imported only here.
 """
 import ctypes
 import dataclasses
-import functools
 import pathlib
 import shutil
 import subprocess
@@ -155,6 +154,9 @@ def _shaped(work, y0):
     return y0.reshape(work.batch, -1) if work.kind == "mlp" else y0
 
 
+FEW_PARAMETERS = 16
+
+
 def diffrax_contestant(work, adjoint):
     import jax
     jax.config.update("jax_enable_x64", True)
@@ -164,11 +166,10 @@ def diffrax_contestant(work, adjoint):
     adjoints = {
         "backsolve": diffrax.BacksolveAdjoint(solver=diffrax.Dopri5(), stepsize_controller=controller),
         "default": diffrax.RecursiveCheckpointAdjoint()}
+    adjoints["forward mode"] = diffrax.ForwardMode()
     term = diffrax.ODETerm(_rhs(work, jnp.stack, jnp.tanh))
     ts = jnp.asarray(work.problem.ts, work.dtype)
 
-    @jax.jit
-    @functools.partial(jax.value_and_grad, argnums=1)
     def loss(y0, theta):
         solution = diffrax.diffeqsolve(
             term, diffrax.Dopri5(), work.problem.t0, work.problem.t1, None, y0, args=theta,
@@ -176,10 +177,17 @@ def diffrax_contestant(work, adjoint):
             max_steps=4096)
         return jnp.mean(solution.ys**2) if work.mean else jnp.sum(solution.ys**2)
 
+    def forward_mode(y0, theta):
+        value, push = jax.linearize(lambda parameters: loss(y0, parameters), theta)
+        return value, jax.vmap(push)(jnp.eye(theta.size))
+
+    if adjoint == "forward mode" and work.problem.theta.size > FEW_PARAMETERS:
+        raise ImportError("a tangent for each parameter: for few alone")
+    derivative = jax.jit(forward_mode if adjoint == "forward mode" else jax.value_and_grad(loss, argnums=1))
     y0, theta = jnp.asarray(_shaped(work, work.problem.y0), work.dtype), jnp.asarray(work.problem.theta, work.dtype)
 
     def run():
-        value, grad = jax.block_until_ready(loss(y0, theta))
+        value, grad = jax.block_until_ready(derivative(y0, theta))
         return float(value), np.asarray(grad)
     return run
 
@@ -235,6 +243,52 @@ def casadi_contestant(work):
     return run
 
 
+# --- HIPS autograd, and SciPy ---------------------------------------------------------------------
+
+def autograd_contestant(work):
+    """Its adjoint of SciPy's `odeint` (LSODA)."""
+    import autograd.numpy
+    from autograd import value_and_grad
+    from autograd.builtins import tuple as traced
+    from autograd.scipy.integrate import odeint
+    if work.kind != "lotka_volterra":
+        raise ImportError("Lotka-Volterra alone is written for autograd")
+    right_hand_side = _rhs(work, autograd.numpy.array, None)
+    y0, ts = np.array(work.problem.y0), np.union1d([work.problem.t0], work.problem.ts)
+
+    def loss(theta):
+        ys = odeint(lambda y, t, parameters: right_hand_side(t, y, parameters), y0, ts, traced((theta,)),
+                    rtol=work.tolerance, atol=work.tolerance)
+        return autograd.numpy.sum(ys[len(ts) - work.problem.ts.size:]**2)
+    derivative, theta = value_and_grad(loss), work.problem.theta
+
+    def run():
+        value, grad = derivative(theta)
+        return float(value), grad
+    return run
+
+
+def scipy_contestant(work):
+    """`solve_ivp` (RK45) of the state beside its tangents, which somebody wrote by hand: y' = f, S' = f_y S + f_theta."""
+    from scipy.integrate import solve_ivp
+    if work.kind != "lotka_volterra":
+        raise ImportError("tangents by hand for Lotka-Volterra alone")
+    problem, (a, b, c, d) = work.problem, work.problem.theta
+
+    def slope(t, state):
+        (x, y), s = state[:2], state[2:].reshape(2, 4)
+        by_y = np.array([[a - b * y, -b * x], [d * y, d * x - c]])
+        by_theta = np.array([[x, -x * y, 0.0, 0.0], [0.0, 0.0, -y, x * y]])
+        return np.concatenate([[a * x - b * x * y, d * x * y - c * y], (by_y @ s + by_theta).ravel()])
+    start = np.concatenate([problem.y0, np.zeros(8)])
+
+    def run():
+        found = solve_ivp(slope, (problem.t0, problem.t1), start, t_eval=problem.ts, rtol=work.tolerance, atol=work.tolerance).y
+        ys, tangents = found[:2], found[2:].reshape(2, 4, -1)
+        return float(np.sum(ys**2)), np.einsum("ik,ijk->j", 2.0 * ys, tangents)
+    return run
+
+
 def contestants_for(work):
     """Name -> builder. refnode comes first."""
     if work.contestants:
@@ -247,8 +301,11 @@ def contestants_for(work):
         "C, written for this problem": lambda: c_contestant(work),
         "diffrax backsolve": lambda: diffrax_contestant(work, "backsolve"),
         "diffrax default": lambda: diffrax_contestant(work, "default"),
+        "diffrax forward mode": lambda: diffrax_contestant(work, "forward mode"),
         "torchdiffeq": lambda: torchdiffeq_contestant(work, "through the solver"),
         "torchdiffeq adjoint": lambda: torchdiffeq_contestant(work, "adjoint"),
         "CasADi CVODES": lambda: casadi_contestant(work),
+        "HIPS autograd": lambda: autograd_contestant(work),
+        "SciPy, tangents by hand": lambda: scipy_contestant(work),
     }
     return {name: build for name, build in everyone.items() if work.dtype == "float64" or "specialised" not in name}

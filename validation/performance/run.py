@@ -3,7 +3,7 @@
 Each workload first checks that every contestant returns the same gradient, and prints its error beside
 its time. Absolute times depend on the machine and its load; the ratios are the result.
 
-    python validation/performance/run.py [--only W1] [--rounds 20] [--output validation/results]
+    python validation/performance/run.py [--only W1] [--rounds 20] [--clock processor] [--output validation/results]
 """
 import os
 
@@ -25,6 +25,7 @@ import refnode
 from contestants import contestants_for, w1, w3, w3_batch_single, w3_wide, w3_wide_single
 from ensemble import w2
 from flow import w4
+from refnode.plot import COLOURS, GREY, style
 
 SECONDS_A_TURN = 0.02          # each contestant runs about this long before the next one's turn
 SAME_GRADIENT = 1e3            # tolerances that a gradient may be off by and still count as the same
@@ -37,7 +38,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=list(WORKLOADS), help="one workload instead of all")
     parser.add_argument("--rounds", type=int, default=20, help="turns of every contestant")
-    parser.add_argument("--output", type=pathlib.Path, help="folder for performance.json and performance.md")
+    parser.add_argument("--output", type=pathlib.Path, help="folder for performance.json, .md and .png")
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="processor: fairer on a busy machine, whose "
                         "scheduler lets a thread that was asleep, such as XLA's, go before one that computes all the time")
     options = parser.parse_args()
@@ -48,13 +49,15 @@ def main():
     if options.output:
         options.output.mkdir(parents=True, exist_ok=True)
         (options.output / "performance.json").write_text(json.dumps(results, indent=1))
-        (options.output / "performance.md").write_text(HEADING + text)
+        (options.output / "performance.md").write_text(heading(options) + text)
+        draw(results, options.output / "performance.png")
 
 
-HEADING = """# Time of one gradient
+def heading(options):
+    return f"""# Time of one gradient
 
-Made by `make benchmark`: one thread, contestants interleaved in one run, medians. The ratios are the result;
-absolute times depend on the machine.
+Made by `python validation/performance/run.py --rounds {options.rounds} --clock {options.clock}`: one thread unless the row says otherwise, contestants
+interleaved in one run, medians with 10 and 90 %, {options.clock} time. The ratios are the result; absolute times depend on the machine. [As a picture](performance.png).
 
 """
 
@@ -173,6 +176,42 @@ def table(result):
                      f"transposes alone, in a turn of their own: {1e3 * bound['seconds']:.3f} ms; {best} takes "
                      f"{bound['ratios'][best]:.2f} times that, refnode discrete {bound['ratios']['refnode discrete']:.2f} times.")
     return "\n".join(lines) + "\n"
+
+
+def draw(results, path):
+    """The ratios of all workloads, one below the other."""
+    from matplotlib.figure import Figure
+    with style():
+        heights = [len(result["rows"]) for result in results]
+        figure = Figure(figsize=(10.5, 0.6 + sum(0.29 * height + 0.75 for height in heights)))
+        plots = figure.subplots(len(results), 1, sharex=True, height_ratios=[height + 1.0 for height in heights], squeeze=False)
+        for plot, result in zip(plots[:, 0], results):
+            draw_ratios(plot, result)
+        plots[-1, 0].set_xlabel("time of a gradient over that of refnode discrete, medians with 10 and 90 %")
+        figure.savefig(path, dpi=90)
+
+
+def draw_ratios(plot, result):
+    """A row for each contestant, refnode's in blue, and the time of what cannot be left out as a line."""
+    for place, (name, row) in enumerate(result["rows"].items()):
+        own = name.startswith("refnode")
+        colour = COLOURS[0] if own else COLOURS[2] if name.startswith("C,") else COLOURS[1]
+        plot.plot(row["ratio_range"], [place, place], color=colour, linewidth=2.5, alpha=0.5, solid_capstyle="butt")
+        plot.plot(row["ratio"], place, "o", color=colour, markersize=6)
+        plot.annotate(f"{row['ratio']:,.0f}" if row["ratio"] >= 100.0 else f"{row['ratio']:.3g}", (row["ratio_range"][1], place), (6, 0), textcoords="offset points", va="center", color=colour,
+                      fontsize=9)
+    if "lower_bound" in result:
+        bound = 1.0 / result["lower_bound"]["ratios"]["refnode discrete"]
+        plot.axvline(bound, color=COLOURS[2], linestyle="--", linewidth=1.4, label="products and activations alone")
+        plot.legend(loc="lower right")
+    plot.axvline(1.0, color=GREY, linewidth=0.8)
+    plot.set(xscale="log", yticks=range(len(result["rows"])), yticklabels=list(result["rows"]))
+    plot.set_title(f"{result['name']}: {result['title']}", x=-0.5)
+    plot.set_ylim(len(result["rows"]) - 0.5, -0.5)
+    plot.grid(axis="y", visible=False)
+    plot.tick_params(axis="y", length=0)
+    plot.minorticks_off()
+    plot.tick_params(axis="x", labelbottom=True)
 
 
 if __name__ == "__main__":
