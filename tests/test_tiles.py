@@ -46,7 +46,7 @@ class Case:
 
     def error(self, found, begun):
         """The largest error in units of its bound: k fused sums round once each, k unit roundoffs of all magnitudes."""
-        a, B, begun = (np.float64(array) for array in (self.a, self.B, begun))
+        a, B, begun = (np.asarray(array, np.float64) for array in (self.a, self.B, begun))
         exact = begun + np.einsum("il,lj->ij", a.astype(np.longdouble), B.astype(np.longdouble))
         bound = (np.abs(begun) + np.abs(a) @ np.abs(B)) * (self.sizes[2] + 1) * np.finfo(self.real).eps / 2
         return np.max(np.abs(found - exact) / bound)
