@@ -12,7 +12,7 @@ from numba import config, njit, typeof
 
 from batches import BATCHES, LV, assert_same_samples, explosive
 from gradients import python_field
-from refnode import Batch, VectorField, gradient_batch, losses, solve_batch
+from refnode import Batch, VectorField, gradient_batch, losses, solve, solve_batch
 from refnode.errors import IntegrationError
 from refnode.host_device import INTEGER, OPTIONS, higher_order, python_form
 from refnode.linked_bodies import DISJOINT
@@ -99,7 +99,7 @@ def test_samples_that_fail_do_not_disturb_the_others(one_by_one):
     batch = explosive([0.5, 2.0, 0.1, 1e200, 0.3, 3.0, -1.0, 1e-3, 0.9, 0.2, 1.5, -2.0])
     options = {"specialize": True, "on_failure": "skip", "max_steps": 60}
     found = gradient_batch(batch, **options)
-    assert set(found.status) == {0, -2, -3} or len(set(found.status)) >= 3
+    assert len(set(found.status)) >= 3
     assert_same(found, one_by_one(lambda: gradient_batch(batch, **options)))
     with pytest.raises(IntegrationError) as raised:
         gradient_batch(batch, specialize=True, max_steps=60)
@@ -142,6 +142,30 @@ def test_any_number_of_samples(count, one_by_one):
     batch = many(20).take(range(count))
     found = gradient_batch(batch, specialize=True)
     assert_same(found, one_by_one(lambda: gradient_batch(batch, specialize=True)))
+
+
+@njit
+def overflows(t, y, theta, dy):
+    dy[0] = theta[0]
+
+
+@njit
+def overflows_vjp(t, y, theta, dy_bar, t_bar, y_bar, theta_bar):
+    theta_bar[0] += dy_bar[0]
+
+
+@needs_compiler
+@quiet
+@pytest.mark.parametrize("options", [{}, {"method": "dop853"}, {"specialize": True}, {"specialize": True, "method": "dop853"}], ids=str)
+def test_a_state_that_overflows_is_not_accepted(options):
+    """Its error weight is infinite where its slopes are not, which would make any error 0."""
+    field = VectorField(overflows, vjp=overflows_vjp, name="overflows")
+    batch = Batch(field, [[0.0], [0.0]], [[1e308], [1.0]], (0.0, 3.0), [3.0], losses.terminal(np.sum, np.ones_like))
+    found = solve_batch(batch, **options)
+    assert list(found.status) == [-3, 0] and np.isfinite(found.y1).all()
+    assert solve(batch[0], **options).status == -3
+    unweighted = solve(batch[1], atol=np.inf, **options)                        # which is how a component is left out
+    assert unweighted.status == 0 and unweighted.y1[0] == pytest.approx(3.0, rel=1e-12)
 
 
 # --- what a user's functions raise ----------------------------------------------------------------

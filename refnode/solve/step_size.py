@@ -112,7 +112,7 @@ def error_norm(E, h, k, y, y1, rtol, atol, blocks):
         for m in range(blocks[block], blocks[block + 1]):
             scale = atol[m] + rtol[m] * max(abs(y[m]), abs(y1[m]))
             ratio = h * weighted_slope(E[0], k, m) / scale
-            first += ratio * ratio                              # ``** 2`` would be a loop
+            first += ratio * ratio + 0.0 * y1[m]                # ``** 2`` would be a loop; no number where y1 overflowed
             if two:
                 ratio = h * weighted_slope(E[1], k, m) / scale
                 second += ratio * ratio

@@ -60,7 +60,8 @@ def norm_source(tableau, n):
         lines.append(f"scale = atol[{m}] + rtol[{m}] * max(abs(y[{m}]), abs(y1[{m}]))")
         for name, weights in zip(("first", "second"), E):
             if weights.any():
-                lines += [f"ratio = h * ({weighted_sum(weights, lambda i: f'k[{i}, {m}]')}) / scale", f"{name} += ratio * ratio"]
+                lines += [f"ratio = h * ({weighted_sum(weights, lambda i: f'k[{i}, {m}]')}) / scale",
+                          f"{name} += ratio * ratio" + (f" + 0.0 * y1[{m}]" if name == "first" else "")]
     lines.append(f"return first / sqrt((first + 0.01 * second) * {n}) if first != 0.0 else 0.0")
     return "\n    ".join(lines)
 

@@ -53,7 +53,8 @@ def norm_lines(E, n):
         lines.append(f"scale = atol[{m}] + rtol[{m}] * max(abs(y_{m}), abs(end[{m}]))")
         for name, weights in zip(("first", "second"), E):
             if weights.any():
-                lines += [f"ratio = h * ({weighted_sum(weights, lambda i: f'k{i}_{m}')}) / scale", f"{name} += ratio * ratio"]
+                lines += [f"ratio = h * ({weighted_sum(weights, lambda i: f'k{i}_{m}')}) / scale",
+                          f"{name} += ratio * ratio" + (f" + 0.0 * end[{m}]" if name == "first" else "")]
     return [*lines, f"error[l] = first / sqrt((first + 0.01 * second) * {n}) if first != 0.0 else 0.0"]
 
 
