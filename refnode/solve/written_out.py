@@ -33,9 +33,9 @@ def weighted_sum(weights, term):
     return " + ".join(f"{float(weight)!r} * {term(j)}" for j, weight in enumerate(weights))
 
 
-def stage_lines(z, weights, n):
-    """z = y + h sum_j weights_j k_j."""
-    return [f"{z}[{m}] = y[{m}] + h * ({weighted_sum(weights, lambda j: f'k[{j}, {m}]')})" for m in range(n)]
+def stage_lines(z, weights, n, y="y[{m}]", k="k[{j}, {m}]"):
+    """z = y + h sum_j weights_j k_j, where y and k are written so."""
+    return [f"{z}[{m}] = {y.format(m=m)} + h * ({weighted_sum(weights, lambda j: k.format(j=j, m=m))})" for m in range(n)]
 
 
 def step_source(tableau, n):
@@ -50,20 +50,24 @@ def step_source(tableau, n):
     return "\n    ".join(lines)
 
 
-def norm_source(tableau, n):
-    """The text of `error_norm` for one block."""
-    E = tableau.arrays[3]
-    lines = ["def norm(E, h, k, y, y1, rtol, atol, blocks):",
-             "if blocks.shape[0] != 2:", "    return error_norm(E, h, k, y, y1, rtol, atol, blocks)",
-             "first, second = 0.0, 0.0"]
+def norm_lines(E, n, y="y[{m}]", y1="y1[{m}]", k="k[{j}, {m}]"):
+    """The sums of `error_norm` for one block, and the text of the norm."""
+    lines = ["first, second = 0.0, 0.0"]
     for m in range(n):
-        lines.append(f"scale = atol[{m}] + rtol[{m}] * max(abs(y[{m}]), abs(y1[{m}]))")
+        before, after = y.format(m=m), y1.format(m=m)
+        lines.append(f"scale = atol[{m}] + rtol[{m}] * max(abs({before}), abs({after}))")
         for name, weights in zip(("first", "second"), E):
             if weights.any():
-                lines += [f"ratio = h * ({weighted_sum(weights, lambda i: f'k[{i}, {m}]')}) / scale",
-                          f"{name} += ratio * ratio" + (f" + 0.0 * y1[{m}]" if name == "first" else "")]
-    lines.append(f"return first / sqrt((first + 0.01 * second) * {n}) if first != 0.0 else 0.0")
-    return "\n    ".join(lines)
+                lines += [f"ratio = h * ({weighted_sum(weights, lambda j: k.format(j=j, m=m))}) / scale",
+                          f"{name} += ratio * ratio" + (f" + 0.0 * {after}" if name == "first" else "")]
+    return lines, f"first / sqrt((first + 0.01 * second) * {n}) if first != 0.0 else 0.0"
+
+
+def norm_source(tableau, n):
+    """The text of `error_norm` for one block."""
+    sums, norm = norm_lines(tableau.arrays[3], n)
+    return "\n    ".join(["def norm(E, h, k, y, y1, rtol, atol, blocks):", "if blocks.shape[0] != 2:",
+                          "    return error_norm(E, h, k, y, y1, rtol, atol, blocks)", *sums, f"return {norm}"])
 
 
 def step_vjp_source(tableau, n):

@@ -12,9 +12,10 @@ import numpy as np
 from refnode.host_device import Driver, higher_order, host_device
 from refnode.linalg import has_nonzero, local_vector
 from refnode.solve.integrate import STIFFNESS_BOUND
-from refnode.solve.written_out import rebuilt, weighted_sum
+from refnode.solve.written_out import norm_lines, rebuilt, stage_lines
 
 LANES = 8                   # doubles in the widest vectors there are (AVX-512), and two or four of the narrower ones
+NAMED = {"y": "y_{m}", "k": "k{j}_{m}"}      # a state and slopes that are numbers of this pass
 START, STOP, ON, STATE = range(4)      # of a log's row: t, t_next, whether it is a step; then state, and the slopes of all stages
 
 
@@ -42,20 +43,14 @@ def local_lines(**sizes):
 
 
 def state_lines(out, weights, n):
-    """out = y + h sum_j weights_j k_j; the order is that of `written_out.stage_lines`."""
-    return [f"{out}[{m}] = y_{m} + h * ({weighted_sum(weights, lambda j: f'k{j}_{m}')})" for m in range(n)]
+    """`written_out.stage_lines` of this lane."""
+    return stage_lines(out, weights, n, **NAMED)
 
 
-def norm_lines(E, n):
-    """`written_out.norm_source`."""
-    lines = ["first, second = 0.0, 0.0"]
-    for m in range(n):
-        lines.append(f"scale = atol[{m}] + rtol[{m}] * max(abs(y_{m}), abs(end[{m}]))")
-        for name, weights in zip(("first", "second"), E):
-            if weights.any():
-                lines += [f"ratio = h * ({weighted_sum(weights, lambda i: f'k{i}_{m}')}) / scale",
-                          f"{name} += ratio * ratio" + (f" + 0.0 * end[{m}]" if name == "first" else "")]
-    return [*lines, f"error[l] = first / sqrt((first + 0.01 * second) * {n}) if first != 0.0 else 0.0"]
+def error_lines(E, n):
+    """`error_norm` of this lane."""
+    sums, norm = norm_lines(E, n, y1="end[{m}]", **NAMED)
+    return [*sums, f"error[l] = {norm}"]
 
 
 def stiffness_lines(c, n):
@@ -84,7 +79,7 @@ def step_source(tableau, n, p):
         lines.append(f"f(t + {'' if last else f'{float(c[i])!r} * '}h, {'end' if last else 'z'}, own, tape, dy)")
         for m in range(n):
             lines += [f"k{i}_{m} = dy[{m}]", f"{lane('slope_1', m) if last else lane('row', slopes + i * n + m)} = k{i}_{m}"]
-    lines += [f"{lane('y1', m)} = end[{m}]" for m in range(n)] + norm_lines(E, n) + stiffness_lines(c, n)
+    lines += [f"{lane('y1', m)} = end[{m}]" for m in range(n)] + error_lines(E, n) + stiffness_lines(c, n)
     return text_of("step_lanes(f, method, tolerance, start, stop, y, slope, theta, tape, row, y1, slope_1, error, stiff)",
                    ["rtol, atol = tolerance.rtol, tolerance.atol"], lines)
 
